@@ -1,0 +1,81 @@
+"""Compile policy: the only file that calls numba's compiler.
+
+    @kernel    a function over a batch; compiled `nogil`, cached on disk
+    @helper    a per-packet function that kernels call; LLVM inlines it
+    @primitive(python)   an LLVM-level intrinsic with a plain-Python stand-in
+
+Three modes, chosen by numba's own environment variables and fixed for the process:
+compiled; `NUMBA_BOUNDSCHECK=1` (every index is checked); `NUMBA_DISABLE_JIT=1` (plain Python).
+
+numba's cache notices neither a changed helper in another file nor the mode, so the cache folder's
+name carries a hash of every compiled source and the mode.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+_PACKAGES = ("kernels", "drivers", "dpu_runtime")
+_ROOT = Path(__file__).resolve().parent.parent
+
+PYTHON_MODE = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+CHECKED_MODE = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
+MODE = "python" if PYTHON_MODE else "checked" if CHECKED_MODE else "compiled"
+
+
+def source_hash():
+    """Hash of every Python source that compiled code can come from: 16 hex digits."""
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        for path in sorted((_ROOT / package).rglob("*.py")):
+            text = path.read_bytes()
+            if package == "kernels" or b"kernels.jit" in text:
+                digest.update(path.name.encode() + b"\0" + text)
+    return digest.hexdigest()[:16]
+
+
+def cache_folder():
+    """Folder of the machine code of exactly these sources in this mode.
+
+    Below DPU_CACHE_DIR, else /var/cache/dpu-runtime for root, else XDG_CACHE_HOME or ~/.cache.
+    """
+    if "DPU_CACHE_DIR" in os.environ:
+        base = Path(os.environ["DPU_CACHE_DIR"])
+    elif os.geteuid() == 0:
+        base = Path("/var/cache/dpu-runtime")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpu-runtime"
+    return base / f"{source_hash()}-{MODE}"
+
+
+if PYTHON_MODE:
+    np.seterr(over="ignore")  # unsigned wrap-around is meant
+
+    def kernel(function):
+        """Leave `function` as it is: Python mode."""
+        return function
+
+    helper = kernel
+
+    def primitive(python):
+        """Replace the intrinsic by its plain-Python stand-in."""
+        return lambda _: python
+
+else:
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder()))
+    import numba
+    from numba.extending import intrinsic
+
+    _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "boundscheck": CHECKED_MODE}
+
+    def kernel(function):
+        """Compile `function` over a batch."""
+        return numba.njit(**_OPTIONS)(function)
+
+    helper = kernel
+
+    def primitive(python):
+        """Make an intrinsic of the decorated typing function."""
+        return lambda typing: intrinsic(typing)
