@@ -1,0 +1,221 @@
+"""Verification of received checksums, for ports whose other side is not trusted to have done it.
+
+Spec: RFC 791 3.1 (IPv4 header), RFC 768 and RFC 8200 8.1 (UDP), RFC 6935 (UDP zero checksum over
+      IPv6 for tunnels), RFC 9293 3.1 (TCP), RFC 792 (ICMP), RFC 4443 2.3 (ICMPv6), RFC 9260 6.8 (SCTP).
+In:   meta.in_port, l3_*, l4_offset, parsed, ip_proto, tunnel, addresses, offload, payload_*.
+Out:  VIRTIO_NET_HDR_F_DATA_VALID where layer 4 was good; verdict and drop_reason where not.
+Not:  layer 4 of fragments (the checksum covers the reassembled packet), of packets that owe their
+      checksum or that the other side vouched for, of IPv6 packets on the way to an intermediate
+      address of a routing header (the pseudo header has the final one, RFC 8200 8.1) or with a home
+      address option (RFC 6275 11.3.1); other protocols.
+
+A UDP checksum of 0 says "none". IPv4 allows it. IPv6 forbids it, except for tunnels, which protect
+their inner packet: it passes when the parser found a tunnel header behind it.
+"""
+
+import numpy as np
+
+from kernels.checksum import fold, ones_sum, packet_end, pseudo_header_sum, range_sum
+from kernels.crc32c import SCTP_CHECKSUM_OFFSET, sctp_checksum
+from kernels.drops import Drop
+from kernels.jit import helper, kernel
+from kernels.layout import (
+    PARSED_FRAGMENT,
+    PARSED_IP_OPTIONS,
+    PARSED_IPV4,
+    PARSED_IPV6,
+    PORT_RX_VERIFY,
+    TUNNEL_NONE,
+    VERDICT_DROP,
+    VERDICT_PASS,
+    VIRTIO_NET_HDR_F_DATA_VALID,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM,
+)
+from kernels.memory import address_of, load_u32
+from kernels.wire import be16
+
+IPPROTO_ICMP = 1
+IPPROTO_TCP = 6
+IPPROTO_UDP = 17
+IPPROTO_ICMPV6 = 58
+IPPROTO_SCTP = 132
+IPPROTO_HOPOPTS = 0
+IPPROTO_ROUTING = 43
+IPPROTO_DSTOPTS = 60
+IPV4_HEADER_BYTES_MIN = 20  # octets, RFC 791 3.1
+IPV6_HEADER_BYTES = 40  # octets, RFC 8200 3
+IPV6_NEXT_HEADER_OFFSET = 6  # octets, RFC 8200 3
+SEGMENTS_LEFT_OFFSET = 3  # octets, RFC 8200 4.4
+OPTION_PAD1 = 0  # RFC 8200 4.2
+OPTION_HOME_ADDRESS = 0xC9  # RFC 6275 6.3
+UDP_HEADER_BYTES = 8  # octets, RFC 768
+UDP_LENGTH_OFFSET = 4
+UDP_CHECKSUM_OFFSET = 6
+SCTP_HEADER_BYTES = 12  # octets, RFC 9260 3.1
+
+_UNKNOWN = np.uint8(0)  # not verified
+_GOOD = np.uint8(1)
+_BAD = np.uint8(2)
+_NONE = np.uint8(Drop.NONE)
+_IPV4_BAD = np.uint8(Drop.IPV4_CHECKSUM)
+_L4_BAD = np.uint8(Drop.L4_CHECKSUM)
+_GOOD_SUM = np.uint64(0xFFFF)  # RFC 1071 1 (3): all ones
+_0 = np.uint64(0)
+_1 = np.uint64(1)
+_2 = np.uint64(2)
+_8 = np.uint64(8)
+
+
+@helper
+def ipv4_header_good(headers, meta, i):
+    """Whether the checksum of the IPv4 header of packet `i`, options included, is right."""
+    record = meta[i]
+    l3 = np.uint64(record["l3_offset"])
+    header_end = np.uint64(record["header_end"])
+    if l3 + np.uint64(IPV4_HEADER_BYTES_MIN) > header_end:
+        return False
+    length = np.uint64(headers[i, l3] & np.uint8(0x0F)) << _2
+    if length < np.uint64(IPV4_HEADER_BYTES_MIN) or l3 + length > header_end:
+        return False
+    return ones_sum(address_of(headers[i]) + l3, length) == _GOOD_SUM
+
+
+@helper
+def has_home_address(row, start, end):
+    """Whether the options in row[start:end] hold a home address."""
+    at = np.uint64(start)
+    last = np.uint64(end)
+    while at < last:
+        if row[at] == np.uint8(OPTION_HOME_ADDRESS):
+            return True
+        if row[at] == np.uint8(OPTION_PAD1):
+            at += _1
+        elif at + _1 < last:
+            at += _2 + np.uint64(row[at + _1])
+        else:
+            return False
+    return False
+
+
+@helper
+def ipv6_addresses_final(row, l3_offset, l4_offset):
+    """Whether the IPv6 header's addresses are those of the pseudo header.
+
+    Walks the extension headers in row[l3_offset:l4_offset], which the parser has accepted.
+    """
+    at = np.uint64(l3_offset) + np.uint64(IPV6_HEADER_BYTES)
+    end = np.uint64(l4_offset)
+    next_header = row[np.uint64(l3_offset) + np.uint64(IPV6_NEXT_HEADER_OFFSET)]
+    while at + _8 <= end:
+        header_end = at + ((np.uint64(row[at + _1]) + _1) << np.uint64(3))
+        if next_header == np.uint8(IPPROTO_ROUTING):
+            if row[at + np.uint64(SEGMENTS_LEFT_OFFSET)] != np.uint8(0):
+                return False
+        elif next_header == np.uint8(IPPROTO_DSTOPTS):
+            if has_home_address(row, at + _2, min(header_end, end)):
+                return False
+        elif next_header != np.uint8(IPPROTO_HOPOPTS):
+            # AH counts its length in other units; nothing behind it changes the addresses here
+            return True
+        next_header = row[at]
+        at = header_end
+    return True
+
+
+@helper
+def udp_state(headers, meta, i, l4, end):
+    """Whether the UDP checksum is good, bad, or none; it covers the octets of the UDP length."""
+    record = meta[i]
+    if l4 + np.uint64(UDP_HEADER_BYTES) > min(np.uint64(record["header_end"]), end):
+        return _BAD
+    row = headers[i]
+    length = np.uint64(be16(row, l4 + np.uint64(UDP_LENGTH_OFFSET)))
+    if length < np.uint64(UDP_HEADER_BYTES) or l4 + length > end:
+        return _BAD
+    if be16(row, l4 + np.uint64(UDP_CHECKSUM_OFFSET)) == np.uint32(0):
+        if record["parsed"] & np.uint16(PARSED_IPV4) or record["tunnel"] != np.uint8(TUNNEL_NONE):
+            return _UNKNOWN
+        return _BAD
+    total = pseudo_header_sum(record, length) + range_sum(headers, meta, i, l4, l4 + length)
+    return _GOOD if fold(total) == _GOOD_SUM else _BAD
+
+
+@helper
+def sctp_state(headers, meta, i, l4, end):
+    """Whether the SCTP checksum is good or bad."""
+    if l4 + np.uint64(SCTP_HEADER_BYTES) > min(np.uint64(meta[i]["header_end"]), end):
+        return _BAD
+    field = np.uint64(load_u32(address_of(headers[i]) + l4 + np.uint64(SCTP_CHECKSUM_OFFSET)))
+    return _GOOD if sctp_checksum(headers, meta, i, l4, end) == field else _BAD
+
+
+@helper
+def l4_state(headers, meta, i):
+    """Whether the layer 4 checksum of packet `i` is good, bad, or unknown (see the file's head)."""
+    record = meta[i]
+    l4 = np.uint64(record["l4_offset"])
+    flags = np.uint8(VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID)
+    parsed = np.uint16(record["parsed"])
+    if l4 == _0 or record["offload"] & flags or parsed & np.uint16(PARSED_FRAGMENT):
+        return _UNKNOWN
+    if parsed & np.uint16(PARSED_IPV6) and parsed & np.uint16(PARSED_IP_OPTIONS):
+        if l4 > np.uint64(record["header_end"]):
+            return _UNKNOWN
+        if not ipv6_addresses_final(headers[i], record["l3_offset"], l4):
+            return _UNKNOWN
+    end = packet_end(record)
+    proto = np.uint8(record["ip_proto"])
+    if proto == np.uint8(IPPROTO_UDP):
+        return udp_state(headers, meta, i, l4, end)
+    if proto == np.uint8(IPPROTO_SCTP):
+        return sctp_state(headers, meta, i, l4, end)
+    total = _0
+    if proto == np.uint8(IPPROTO_TCP) or proto == np.uint8(IPPROTO_ICMPV6):
+        total = pseudo_header_sum(record, end - l4 if end > l4 else _0)
+    elif proto != np.uint8(IPPROTO_ICMP):
+        return _UNKNOWN
+    total += range_sum(headers, meta, i, l4, end)
+    return _GOOD if fold(total) == _GOOD_SUM else _BAD
+
+
+@helper
+def verify_checksum(headers, meta, i):
+    """Verify the checksums of packet `i`; returns Drop.NONE or the drop reason."""
+    record = meta[i]
+    if record["parsed"] & np.uint16(PARSED_IPV4) and not ipv4_header_good(headers, meta, i):
+        return _IPV4_BAD
+    state = l4_state(headers, meta, i)
+    if state == _BAD:
+        return _L4_BAD
+    if state == _GOOD:
+        record["offload"] = np.uint8(record["offload"]) | np.uint8(VIRTIO_NET_HDR_F_DATA_VALID)
+    return _NONE
+
+
+@kernel
+def verify_checksums(headers, meta, count, ports, drops):
+    """Verify the checksums of those of the first `count` packets whose port asks for it.
+
+    headers  uint8[n, ROW_BYTES]        in
+    meta     META_DTYPE[n]              in/out, offload; out verdict, drop_reason
+    count    int, 0 <= count <= n       packets in the batch
+    ports    PORT_DTYPE[PORTS_MAX]      in, flags: PORT_RX_VERIFY
+    drops    uint64[DROP_REASON_COUNT]  in/out, packets, added to
+
+    Returns packets passed. Never raises: a bad packet is a verdict.
+    """
+    passed = 0
+    for i in range(count):
+        if meta[i]["verdict"] != VERDICT_PASS:
+            continue
+        in_port = np.uint64(meta[i]["in_port"])
+        reason = _NONE
+        if in_port < np.uint64(len(ports)) and ports[in_port]["flags"] & np.uint32(PORT_RX_VERIFY):
+            reason = verify_checksum(headers, meta, i)
+        if reason == _NONE:
+            passed += 1
+        else:
+            meta[i]["verdict"] = VERDICT_DROP
+            meta[i]["drop_reason"] = reason
+            drops[reason] += np.uint64(1)
+    return passed
