@@ -1,0 +1,220 @@
+"""The configuration as models: what may be said, and what fits together.
+
+In:   plain data (from TOML, JSON-RPC or code). Out: frozen models in which every value has one spelling.
+Not:  files and error texts (config_file.py); the machine: namespaces, interfaces, free names (the device).
+
+A new port kind is one subclass of `PortConfig` with its own `kind`, appended to PORT_KINDS.
+"""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Union
+
+from pydantic import Field, field_validator, model_validator
+
+from dpu_runtime import config_types as types
+from dpu_runtime.config_model import Action, Model, refuse
+from dpu_runtime.config_rule import RuleConfig
+from dpu_runtime.config_types import Allowed
+from kernels.layout import PORTS_MAX, WORKERS_MAX
+
+MTU_IPV6_MIN = 1280  # octets, RFC 8200 5
+
+
+def machine_cpus():
+    """Numbers of the CPUs that are online."""
+    try:
+        text = Path("/sys/devices/system/cpu/online").read_text().strip()
+    except OSError:
+        return list(range(os.cpu_count() or 1))
+    ranges = [part.partition("-") for part in text.split(",")]
+    return [cpu for low, _, high in ranges for cpu in range(int(low), int(high or low) + 1)]
+
+
+def default_workers():
+    """All CPUs but the first, which stays for the control process and the containers."""
+    cpus = machine_cpus()
+    return cpus[1 : WORKERS_MAX + 1] or cpus
+
+
+class RuntimeConfig(Model):
+    """`[runtime]`: the daemon and its workers.
+
+    All but the default actions of the stages stays as it is while the daemon runs.
+    """
+
+    socket: types.SocketPath = Field("/run/dpu/dpu.sock", description="Unix socket of the API, mode 0660")
+    state_dir: types.AbsolutePath = Field(
+        "/var/lib/dpu", description="folder of the lock and of what runs, one a daemon"
+    )
+    workers: Annotated[list[int], Allowed("numbers of CPUs of this machine, each once")] = Field(
+        default_factory=default_workers,
+        description="CPUs that run a worker each; default: all but the first",
+    )
+    standby: bool = Field(True, description="keep a second, warm data-plane process for a fast take-over")
+    mac_ageing_s: Annotated[int, Field(ge=1, le=1_000_000), Allowed("1..1000000 seconds")] = Field(
+        300, description="a learned MAC address is forgotten after this time without a packet from it"
+    )
+    idle_spin_us: Annotated[int, Field(ge=0, le=1000), Allowed("0..1000 microseconds")] = Field(
+        20, description="how long a worker without packets polls before it sleeps"
+    )
+    default_ingress: Action = Field("allow", description="what happens to a packet no ingress rule matches")
+    default_egress: Action = Field("allow", description="what happens to a packet no egress rule matches")
+
+    @field_validator("workers")
+    @classmethod
+    def _workers_exist(cls, workers):
+        cpus = machine_cpus()
+        if not workers:
+            raise ValueError("no worker")
+        if len(set(workers)) != len(workers):
+            raise ValueError("names a CPU twice")
+        if len(workers) > WORKERS_MAX:
+            raise ValueError(f"more than {WORKERS_MAX} workers")
+        missing = [cpu for cpu in workers if cpu not in cpus]
+        if missing:
+            raise ValueError(f"no CPU {missing[0]}, this machine has {', '.join(map(str, cpus))}")
+        return workers
+
+
+class RouteConfig(Model):
+    """A route that the port's interface gets."""
+
+    to: types.RouteTarget = Field(description="destination")
+    via: types.Gateway = Field(description="gateway, in a network of the port's addresses or link-local")
+
+    @model_validator(mode="after")
+    def _one_family(self):
+        if self.to != "default":
+            target = ipaddress.ip_network(self.to)
+            if target.version != ipaddress.ip_address(self.via).version:
+                refuse(self, [(("via",), f"not of the family of {self.to}", self.via)])
+        return self
+
+
+class PortConfig(Model):
+    """`[[port]]`: what ports of every kind have."""
+
+    name: types.PortName = Field(description="name of the port, unique")
+    kind: str = Field(description="kind of the port")
+    mac: types.MacAddress = Field(
+        default_factory=lambda data: types.derived_mac(data.get("name", "")),
+        description="MAC address of the attached side; default: made from the port's name",
+    )
+    mtu: Annotated[int, Field(ge=68, le=65535), Allowed("68..65535 octets")] = Field(
+        1500, description="largest layer 3 packet"
+    )
+    queues: Annotated[int, Field(ge=1, le=WORKERS_MAX), Allowed("1 to the number of workers")] | None = Field(
+        None, description="queue pairs; default: one a worker"
+    )
+    vlan: types.VlanId | None = Field(None, description="VLAN of untagged packets; default: none")
+    trunk: Annotated[list[types.VlanId], Allowed("VLAN IDs, 1..4094, each once")] | None = Field(
+        None, description="VLANs whose tags the port takes, all others are dropped; default: any tag"
+    )
+    spoof_check: bool = Field(False, description="drop packets whose source MAC address is not `mac`")
+    verify_checksum: bool = Field(False, description="verify the checksums of packets that come in here")
+    offload: bool = Field(True, description="checksum and segmentation offload with the attached side")
+    gro: bool = Field(True, description="merge TCP segments that come in one by one")
+
+    @field_validator("trunk")
+    @classmethod
+    def _vlans_once(cls, trunk):
+        if trunk is None:
+            return None
+        if len(set(trunk)) != len(trunk):
+            raise ValueError("names a VLAN twice")
+        return sorted(trunk)
+
+
+class TapPort(PortConfig):
+    """`kind = "tap"`: an interface the daemon makes in a network namespace, for a container or the host."""
+
+    kind: Literal["tap"] = Field(description="kind of the port")
+    netns: types.NetworkNamespace | None = Field(
+        None, description="network namespace the interface lives in; default: the host's own"
+    )
+    ifname: types.InterfaceName = Field(description="name of the interface in that namespace")
+    address: list[types.InterfaceAddress] = Field(default_factory=list, description="addresses it gets")
+    route: Annotated[list[RouteConfig], Allowed("tables with `to` and `via`")] = Field(
+        default_factory=list, description="routes it gets"
+    )
+
+    @model_validator(mode="after")
+    def _addresses_fit(self):
+        interfaces = [ipaddress.ip_interface(text) for text in self.address]
+        problems = []
+        for i, interface in enumerate(interfaces):
+            if interface in interfaces[:i]:
+                problems.append((("address", i), "given twice", str(interface)))
+            if interface.version == 6 and self.mtu < MTU_IPV6_MIN:
+                text = f"too small for IPv6 ({interface}), which needs {MTU_IPV6_MIN}"
+                problems.append((("mtu",), text, self.mtu))
+        for i, route in enumerate(self.route):
+            via = ipaddress.ip_address(route.via)
+            if not via.is_link_local and not any(via in interface.network for interface in interfaces):
+                text = "in no network of the port's addresses"
+                problems.append((("route", i, "via"), text, route.via))
+            if route.to in [other.to for other in self.route[:i]] and route.to != "default":
+                problems.append((("route", i, "to"), "given twice", route.to))
+        refuse(self, problems)
+        return self
+
+
+PORT_KINDS = (TapPort,)
+AnyPort = Annotated[Union[PORT_KINDS], Field(discriminator="kind")]  # noqa: UP007  (built from a tuple)
+
+
+class Config(Model):
+    """A whole configuration; rules always have names."""
+
+    runtime: RuntimeConfig = Field(default_factory=RuntimeConfig, description="the daemon and its workers")
+    port: Annotated[list[AnyPort], Allowed("[[port]] tables")] = Field(
+        default_factory=list, description="ports"
+    )
+    rule: Annotated[list[RuleConfig], Allowed("[[rule]] tables")] = Field(
+        default_factory=list, description="rules"
+    )
+
+    @field_validator("rule")
+    @classmethod
+    def _name_rules(cls, rules):
+        """Give unnamed rules the lowest free rule-N, in order."""
+        taken = {rule.name for rule in rules}
+        free = (name for n in range(1, len(rules) + 1) if (name := f"rule-{n}") not in taken)
+        return [rule if rule.name else rule.model_copy(update={"name": next(free)}) for rule in rules]
+
+    @model_validator(mode="after")
+    def _parts_fit(self):
+        refuse(self, [*self._port_problems(), *self._rule_problems()])
+        return self
+
+    def _port_problems(self):
+        if len(self.port) > PORTS_MAX:
+            yield ("port",), f"more than {PORTS_MAX} ports", len(self.port)
+        names, interfaces = set(), {}
+        workers = len(self.runtime.workers)
+        for i, port in enumerate(self.port):
+            if port.name in names:
+                yield ("port", i, "name"), "another port has this name", port.name
+            names.add(port.name)
+            if port.queues is not None and port.queues > workers:
+                yield ("port", i, "queues"), f"more than the {workers} worker(s)", port.queues
+            if "ifname" in type(port).model_fields:
+                other = interfaces.setdefault((port.netns, port.ifname), port.name)
+                if other != port.name:
+                    text = f"port {other} has an interface of this name in the same namespace"
+                    yield ("port", i, "ifname"), text, port.ifname
+
+    def _rule_problems(self):
+        ports = {port.name for port in self.port}
+        names = set()
+        for i, rule in enumerate(self.rule):
+            if rule.name in names:
+                yield ("rule", i, "name"), "another rule has this name", rule.name
+            names.add(rule.name)
+            for key in ("in_port", "out_port"):
+                name = getattr(rule, key)
+                if name is not None and name not in ports:
+                    there = ", ".join(sorted(ports)) or "none"
+                    yield ("rule", i, key), f"no such port, there are: {there}", name
