@@ -16,6 +16,7 @@ if not PYTHON_MODE:
     from llvmlite import ir
     from numba import types
     from numba.core import cgutils
+    from numba.np.arrayobj import populate_array
 
     _I8 = ir.IntType(8)
     _I64 = ir.IntType(64)
@@ -83,6 +84,32 @@ store_u8 = _storer(8, ctypes.c_uint8)
 store_u16 = _storer(16, ctypes.c_uint16)
 store_u32 = _storer(32, ctypes.c_uint32)
 store_u64 = _storer(64, ctypes.c_uint64)
+
+
+def _py_words_at(addr, count):
+    if not count:
+        return np.empty(0, np.uint32)
+    return np.frombuffer((ctypes.c_uint32 * int(count)).from_address(int(addr)), np.uint32)
+
+
+@primitive(_py_words_at)
+def words_at(typingctx, addr, count):
+    """View of `count` 32-bit words at any address, a uint32 array that owns nothing.
+
+    A loop over it vectorises. One over load_u32 does not: LLVM cannot step an integer cast to a pointer.
+    """
+    array_type = types.Array(types.uint32, 1, "C", aligned=False)
+
+    def codegen(context, builder, signature, args):
+        array = context.make_array(array_type)(context, builder)
+        data = builder.inttoptr(args[0], array.data.type)
+        itemsize = ir.Constant(_I64, 4)
+        populate_array(
+            array, data=data, shape=[args[1]], strides=[itemsize], itemsize=itemsize, meminfo=None
+        )
+        return array._getvalue()
+
+    return array_type(types.uint64, types.uint64), codegen
 
 
 def _py_copy(target, source, size):
