@@ -1,0 +1,40 @@
+# Every target does its own set-up. `make help` lists them.
+PYTHON ?= python3.11
+export PYTHON
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test lint format bench lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## make .venv with the locked packages; as root, install what Debian lacks
+	@scripts/setup
+
+demo: setup ## two containers through the DPU, in under a minute (root)
+	@.venv/bin/python examples/demo.py
+
+test: setup ## the whole suite in the three modes; as root, nothing is skipped
+	@scripts/test
+
+lint: setup ## ruff and the house rules
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/python -m pytest -q tests/test_conventions.py
+
+format: setup ## let ruff lay the code out
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench: setup ## NAME=kernels: run bench/kernels.py
+	@test -n "$(NAME)" -a -f "bench/$(NAME).py" || \
+		{ echo "make bench NAME=..., one of:" $(sort $(basename $(notdir $(wildcard bench/[a-z]*.py)))); exit 2; }
+	@.venv/bin/python bench/$(NAME).py
+
+lock: setup ## renew requirements.lock from pyproject.toml
+	@scripts/lock
+
+clean: ## remove .venv and what tools left in the checkout
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build bench/out *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
