@@ -104,9 +104,7 @@ def words_at(typingctx, addr, count):
         array = context.make_array(array_type)(context, builder)
         data = builder.inttoptr(args[0], array.data.type)
         itemsize = ir.Constant(_I64, 4)
-        populate_array(
-            array, data=data, shape=[args[1]], strides=[itemsize], itemsize=itemsize, meminfo=None
-        )
+        populate_array(array, data=data, shape=[args[1]], strides=[itemsize], itemsize=itemsize, meminfo=None)
         return array._getvalue()
 
     return array_type(types.uint64, types.uint64), codegen

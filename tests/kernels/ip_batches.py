@@ -1,0 +1,96 @@
+"""Batches of IP packets with the fields that parsing sets, found by a plain walk over the octets."""
+
+import numpy as np
+
+from kernels.layout import (
+    HEADROOM_BYTES,
+    PARSED_FRAGMENT,
+    PARSED_IP_OPTIONS,
+    PARSED_IPV4,
+    PARSED_IPV6,
+    PARSED_LATER_FRAGMENT,
+)
+from tests.kernels.batches import FILL, Batch
+
+ETHERNET_BYTES = 14
+EXTENSIONS = {0, 43, 44, 60}
+
+
+def walk(frame):
+    """Fields of meta for an untagged IP `frame`, offsets from the start of the frame."""
+    if frame[12:14] == b"\x08\x00":
+        return _walk_ipv4(frame)
+    assert frame[12:14] == b"\x86\xdd"
+    return _walk_ipv6(frame)
+
+
+def _walk_ipv4(frame):
+    header = (frame[14] & 15) * 4
+    fragment = int.from_bytes(frame[20:22], "big")
+    parsed = PARSED_IPV4
+    parsed |= PARSED_IP_OPTIONS if header > 20 else 0
+    parsed |= PARSED_FRAGMENT if fragment & 0x3FFF else 0
+    parsed |= PARSED_LATER_FRAGMENT if fragment & 0x1FFF else 0
+    return {
+        "l3_len": int.from_bytes(frame[16:18], "big"),
+        "ip_proto": frame[23],
+        "l4": 0 if fragment & 0x1FFF else ETHERNET_BYTES + header,
+        "parsed": parsed,
+        "src": (0xFFFF << 32) | int.from_bytes(frame[26:30], "big"),
+        "dst": (0xFFFF << 32) | int.from_bytes(frame[30:34], "big"),
+    }
+
+
+def _walk_ipv6(frame):
+    proto, at, parsed = frame[20], ETHERNET_BYTES + 40, PARSED_IPV6
+    while proto in EXTENSIONS:
+        parsed |= PARSED_IP_OPTIONS
+        size = 8
+        if proto == 44:
+            parsed |= PARSED_FRAGMENT
+        else:
+            size = (frame[at + 1] + 1) * 8
+        proto, at = frame[at], at + size
+    return {
+        "l3_len": 40 + int.from_bytes(frame[18:20], "big"),
+        "ip_proto": proto,
+        "l4": at,
+        "parsed": parsed,
+        "src": int.from_bytes(frame[22:38], "big"),
+        "dst": int.from_bytes(frame[38:54], "big"),
+    }
+
+
+def set_parsed(record, frame):
+    """Write what `walk` finds in `frame` into `record`."""
+    fields = walk(frame)
+    record["l3_offset"] = HEADROOM_BYTES + ETHERNET_BYTES
+    record["l4_offset"] = HEADROOM_BYTES + fields["l4"] if fields["l4"] else 0
+    for name in ("l3_len", "ip_proto", "parsed"):
+        record[name] = fields[name]
+    for name in ("src", "dst"):
+        record[name + "_hi"] = fields[name] >> 64
+        record[name + "_lo"] = fields[name] & (2**64 - 1)
+
+
+def ip_batch(frames, in_port=0):
+    """A batch of IP `frames` (bytes) as it is after parsing."""
+    batch = Batch(frames, in_port)
+    for record, frame in zip(batch.meta, frames, strict=True):
+        set_parsed(record, bytes(frame))
+    return batch
+
+
+def move_split(batch, i, row_octets, shift=0):
+    """Cut packet `i` after `row_octets`; put its payload at an address `shift` octets past a word."""
+    frame = batch.frame(i)
+    rest = np.frombuffer(frame[row_octets:], np.uint8)
+    room = np.full(len(rest) + 24, FILL, np.uint8)
+    at = -room.ctypes.data % 8 + shift
+    room[at : at + len(rest)] = rest
+    batch.payloads[i] = room[at:]
+    record = batch.meta[i]
+    batch.headers[i, HEADROOM_BYTES + row_octets :] = FILL
+    record["payload_addr"] = room.ctypes.data + at
+    record["payload_len"] = len(rest)
+    record["header_end"] = HEADROOM_BYTES + row_octets
