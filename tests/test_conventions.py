@@ -1,0 +1,162 @@
+"""The house rules hold, and each of them catches a planted violation."""
+
+import importlib.util
+
+import pytest
+
+from tests import conventions
+from tests.conventions import Source
+
+PYTHON = conventions.sources(".py")
+
+# What the control process is made of: it starts fast, so nothing here may bring numba in.
+CONTROL_MODULES = ("kernels.layout", "kernels.drops", "drivers.port", "drivers.tap.port", "dpu_runtime")
+
+
+def found(rule, path, text):
+    """What `rule` says about a planted file."""
+    return list(rule(Source(path, text)))
+
+
+@pytest.mark.parametrize("rule", conventions.PYTHON_RULES, ids=lambda rule: rule.__name__)
+def test_python_files_keep_the_rule(rule):
+    assert PYTHON, "no Python file found"
+    assert [line for source in PYTHON for line in rule(source)] == []
+
+
+@pytest.mark.parametrize("rule", conventions.TEXT_RULES, ids=lambda rule: rule.__name__)
+def test_all_files_keep_the_rule(rule):
+    assert [line for source in conventions.sources() for line in rule(source)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("kernels/x.py", "import drivers.tap"),
+        ("kernels/x.py", "from dpu_runtime import config"),
+        ("kernels/x.py", "def f():\n    from drivers import tap\n"),
+        ("drivers/x.py", "import dpu_runtime"),
+        ("drivers/x.py", "from tests.kernels import batches"),
+        ("dpu_runtime/x.py", "from bench import kernels"),
+    ],
+)
+def test_an_import_upwards_is_caught(path, text):
+    assert len(found(conventions.imports_go_down, path, text)) == 1
+
+
+def test_an_import_downwards_is_allowed():
+    text = "from kernels.layout import META_DTYPE\nimport drivers.port\nfrom . import config\n"
+    assert found(conventions.imports_go_down, "dpu_runtime/x.py", text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import numba\n@numba.njit\ndef f(): pass\n",
+        "import numba\nf = numba.njit(nogil=True)(g)\n",
+        "from numba import jit as compiled\n",
+        "from numba import cfunc, types\n",
+        "from numba.experimental import jitclass\n",
+        "import numba as nb\nnb.vectorize\n",
+    ],
+)
+def test_a_compiler_outside_the_compile_policy_is_caught(text):
+    assert len(found(conventions.only_jit_compiles, "kernels/x.py", text)) == 1
+    assert found(conventions.only_jit_compiles, conventions.COMPILE_POLICY, text) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "raise ValueError",
+        "assert count",
+        "print(count)",
+        "try: pass\n    finally: pass",
+        "with lock: pass",
+        "rows = [count]",
+        "rows = [i for i in range(count)]",
+        "rows = np.empty(count)",
+        "name = f'{count}'",
+        "def inner(): pass",
+        "import os",
+    ],
+)
+@pytest.mark.parametrize("decorator", ["kernel", "helper", "jit.kernel"])
+def test_a_kernel_that_does_more_than_compute_is_caught(decorator, statement):
+    text = f"@{decorator}\ndef f(count):\n    {statement}\n    return count\n"
+    assert found(conventions.kernels_stay_plain, "kernels/x.py", text)
+    plain = text.replace(f"@{decorator}\n", "")
+    assert found(conventions.kernels_stay_plain, "kernels/x.py", plain) == []
+
+
+def test_a_public_kernel_without_docstring_is_caught():
+    text = "def f(): pass\ndef _g(): pass\ndef h():\n    'What it does.'\n"
+    assert found(conventions.kernels_are_documented, "kernels/x.py", text) == [
+        "kernels/x.py:1: f has no docstring"
+    ]
+
+
+def test_a_long_file_and_a_long_function_are_caught():
+    body = "    pass\n" * conventions.FUNCTION_LINES_MAX
+    assert len(found(conventions.sizes_stay_small, "kernels/x.py", f"def f():\n{body}")) == 1
+    assert found(conventions.sizes_stay_small, "kernels/x.py", f"def f():\n{body[9:]}") == []
+    assert len(found(conventions.sizes_stay_small, "kernels/x.py", "x = 1\n" * 401)) == 1
+    assert found(conventions.sizes_stay_small, "kernels/x.py", "x = 1\n" * 400) == []
+
+
+def test_a_bare_except_is_caught():
+    text = "try:\n    pass\nexcept:\n    pass\n"
+    assert found(conventions.no_bare_except, "drivers/x.py", text) == ["drivers/x.py:3: bare except"]
+    assert found(conventions.no_bare_except, "drivers/x.py", text.replace("except", "except OSError")) == []
+
+
+def test_a_file_about_nothing_is_caught():
+    assert found(conventions.no_utils, "drivers/utils.py", "")
+    assert found(conventions.no_utils, "drivers/tap/queue.py", "") == []
+
+
+@pytest.mark.parametrize("folder", ["home/me", "work/main", "Users/me", "root/bin"])
+def test_a_path_of_one_machine_is_caught(folder):
+    assert len(found(conventions.no_machine_paths, "docs/x.md", f"see\n`/{folder}/x`\n")) == 1
+
+
+def test_a_path_of_every_machine_is_allowed():
+    text = "/var/lib/dpu /run/netns/web https://example.org/work/1 frame/work\n"
+    assert found(conventions.no_machine_paths, "docs/x.md", text) == []
+
+
+def test_every_kernel_file_has_a_test():
+    assert list(conventions.kernels_without_test(PYTHON, conventions.TESTED_WITH)) == []
+
+
+def test_a_kernel_file_without_a_test_is_caught():
+    kernel = Source("kernels/x.py", "@kernel\ndef f(): pass\n")
+    plain = Source("kernels/layout.py", "SIZE = 1\n")
+    assert list(conventions.kernels_without_test([kernel, plain], {})) == [
+        "kernels/x.py:1: no tests/kernels/test_x.py"
+    ]
+    test = Source("tests/kernels/test_y.py", "")
+    assert list(conventions.kernels_without_test([kernel, test], {"x": "y"})) == []
+
+
+def test_tested_with_names_files_that_are_there():
+    for name in conventions.TESTED_WITH:
+        assert (conventions.ROOT / "kernels" / f"{name}.py").exists(), name
+
+
+@pytest.mark.parametrize("module", CONTROL_MODULES)
+def test_the_control_process_does_not_import_numba(module):
+    assert importlib.util.find_spec(module), module
+    assert not {"numba", "llvmlite"} & conventions.imports_of(module)
+
+
+def test_an_import_of_numba_by_way_of_another_file_is_caught(tmp_path):
+    (tmp_path / "control.py").write_text("import between\n")
+    (tmp_path / "between.py").write_text("import numba\n")
+    (tmp_path / "numba.py").write_text("")
+    assert "numba" in conventions.imports_of("control", tmp_path)
+
+
+def test_the_readme_names_the_two_commands():
+    assert conventions.readme_gaps((conventions.ROOT / "README.md").read_text()) == []
+    assert len(conventions.readme_gaps("# A project\n\n    make demo\n")) == 1
