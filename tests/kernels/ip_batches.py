@@ -1,6 +1,21 @@
-"""Batches of IP packets with the fields that parsing sets, found by a plain walk over the octets."""
+"""IP packets of every shape that has a checksum, by scapy, and batches of them with parsed fields.
+
+The fields are found by a plain walk over the octets: no test here depends on our parser.
+"""
 
 import numpy as np
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_RR
+from scapy.layers.inet6 import (
+    ICMPv6EchoRequest,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+    PadN,
+)
+from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP, SCTPChunkData
+from scapy.packet import Raw
 
 from kernels.layout import (
     HEADROOM_BYTES,
@@ -14,6 +29,44 @@ from tests.kernels.batches import FILL, Batch
 
 ETHERNET_BYTES = 14
 EXTENSIONS = {0, 43, 44, 60}
+ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")  # or scapy asks the network
+V4 = {"src": "192.0.2.1", "dst": "198.51.100.77"}
+V6 = {"src": "2001:db8::1", "dst": "2001:db8:ffff::abcd"}
+
+
+def ip_headers():
+    """Network layers of both versions, plain and with options or extension headers."""
+    return {
+        "ipv4": IP(**V4),
+        "ipv4-options": IP(options=[IPOption_RR(length=23, routers=["0.0.0.0"] * 5)], **V4),
+        "ipv6": IPv6(**V6),
+        "ipv6-extensions": IPv6(**V6)
+        / IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0" * 10)])
+        / IPv6ExtHdrRouting(segleft=0, addresses=["2001:db8::2"])
+        / IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 2)]),
+    }
+
+
+def l4_layers(version):
+    """Layer 4 headers with a checksum, in packets of IP `version`."""
+    echo = ICMP(id=7, seq=9) if version == 4 else ICMPv6EchoRequest(id=7, seq=9)
+    return {
+        "tcp": TCP(sport=1024, dport=80, options=[("Timestamp", (1, 2))]),
+        "udp": UDP(sport=1024, dport=4000),
+        "icmp": echo,
+        "sctp": SCTP(sport=5000, dport=6000, tag=0x12345678),
+    }
+
+
+def packet(network, transport, data):
+    """Octets of a whole frame with all checksums right."""
+    ip = ip_headers()[network]
+    l4 = l4_layers(4 if network.startswith("ipv4") else 6)[transport]
+    body = SCTPChunkData(data=data) if transport == "sctp" else Raw(data)
+    return bytes(ETHER / ip / l4 / body)
+
+
+SHAPES = [(n, t) for n in ip_headers() for t in l4_layers(4)]
 
 
 def walk(frame):

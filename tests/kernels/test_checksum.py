@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_RR
-from scapy.layers.inet6 import (
-    ICMPv6EchoRequest,
-    IPv6,
-    IPv6ExtHdrDestOpt,
-    IPv6ExtHdrFragment,
-    IPv6ExtHdrHopByHop,
-    IPv6ExtHdrRouting,
-    PadN,
-)
-from scapy.layers.l2 import Ether
-from scapy.layers.sctp import SCTP, SCTPChunkData
+from scapy.layers.inet import UDP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 from scapy.packet import Raw
 from scapy.utils import checksum as scapy_checksum
 
@@ -33,47 +23,12 @@ from kernels.layout import (
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
 )
 from tests.kernels.batches import FILL, Batch
-from tests.kernels.ip_batches import ip_batch, move_split, walk
+from tests.kernels.ip_batches import ETHER, SHAPES, V6, ip_batch, move_split, packet, walk
 
-V4 = {"src": "192.0.2.1", "dst": "198.51.100.77"}
-V6 = {"src": "2001:db8::1", "dst": "2001:db8:ffff::abcd"}
 CHECKSUM_OFFSETS = {1: 2, 6: 16, 17: 6, 58: 2, 132: 8}  # octets, by protocol
 EXAMPLES = 30 if PYTHON_MODE else 300
 
 
-def ip_headers():
-    """Network layers of both versions, plain and with options or extension headers."""
-    return {
-        "ipv4": IP(**V4),
-        "ipv4-options": IP(options=[IPOption_RR(length=23, routers=["0.0.0.0"] * 5)], **V4),
-        "ipv6": IPv6(**V6),
-        "ipv6-extensions": IPv6(**V6)
-        / IPv6ExtHdrHopByHop(options=[PadN(optdata=b"\0" * 10)])
-        / IPv6ExtHdrRouting(segleft=0, addresses=["2001:db8::2"])
-        / IPv6ExtHdrDestOpt(options=[PadN(optdata=b"\0" * 2)]),
-    }
-
-
-def l4_layers(version):
-    """Layer 4 headers with a checksum, in packets of IP `version`."""
-    echo = ICMP(id=7, seq=9) if version == 4 else ICMPv6EchoRequest(id=7, seq=9)
-    return {
-        "tcp": TCP(sport=1024, dport=80, options=[("Timestamp", (1, 2))]),
-        "udp": UDP(sport=1024, dport=4000),
-        "icmp": echo,
-        "sctp": SCTP(sport=5000, dport=6000, tag=0x12345678),
-    }
-
-
-def packet(network, transport, data):
-    """Octets of a whole frame with all checksums right."""
-    ip = ip_headers()[network]
-    l4 = l4_layers(4 if network.startswith("ipv4") else 6)[transport]
-    body = SCTPChunkData(data=data) if transport == "sctp" else Raw(data)
-    return bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / ip / l4 / body)
-
-
-SHAPES = [(n, t) for n in ip_headers() for t in l4_layers(4)]
 shapes = pytest.mark.parametrize("network, transport", SHAPES, ids=["-".join(s) for s in SHAPES])
 
 
@@ -410,7 +365,7 @@ def test_only_the_first_count_packets():
 def test_a_first_fragment_owing_its_checksum_is_still_completed():
     """What is owed is a range of octets; whether it makes sense is the vnet check's to judge."""
     ip = IPv6(**V6) / IPv6ExtHdrFragment(m=1, id=5)
-    frame = bytes(Ether() / ip / UDP(sport=1, dport=2, chksum=0) / Raw(b"x" * 24))
+    frame = bytes(ETHER / ip / UDP(sport=1, dport=2, chksum=0) / Raw(b"x" * 24))
     batch = ip_batch([frame])
     owe(batch, 0, frame)
     assert complete(batch)[0] == 1
