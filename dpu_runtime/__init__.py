@@ -14,7 +14,7 @@ _PUBLIC = {
     "ConfigError": "dpu_runtime.errors",
     "Daemon": "dpu_runtime.daemon",
     "PortConfig": "dpu_runtime.config",
-    "RpcError": "dpu_runtime.client",
+    "RpcError": "dpu_runtime.errors",
     "RuleConfig": "dpu_runtime.config",
     "RuntimeConfig": "dpu_runtime.config",
     "TapPort": "dpu_runtime.config",

@@ -1,0 +1,158 @@
+"""What the commands of `dpu` do: ask the daemon, print the answer.
+
+In:   the parsed arguments. Out: text or JSON on stdout, or an exception that cli.py turns into an exit code.
+Not:  anything heavy at import; `run` and `check` load the rest when they are used.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+
+from dpu_runtime import show
+from dpu_runtime.client import Client
+from dpu_runtime.errors import ConfigError, DaemonError, Problem
+
+PORT_KEYS = (
+    *("name", "kind", "netns", "ifname", "address", "mac", "mtu", "queues", "vlan", "trunk"),
+    *("spoof_check", "verify_checksum", "offload", "gro"),
+)
+RULE_KEYS = (
+    *("name", "priority", "stage", "in_port", "out_port", "src_mac", "dst_mac", "vlan", "ethertype"),
+    *("src", "dst", "proto", "sport", "dport", "tcp_flags", "action"),
+)
+
+
+def run(args):
+    """Run the daemon until it is told to stop."""
+    from dpu_runtime import daemon  # noqa: PLC0415  (heavy)
+    from dpu_runtime.config_file import load_config  # noqa: PLC0415
+    from dpu_runtime.errors import ApplyError  # noqa: PLC0415
+
+    config = load_config(args.config) if args.config else None
+    try:
+        daemon.run(config, args.given_socket and args.socket)
+    except ApplyError as error:
+        raise DaemonError(str(error)) from None
+
+
+def check(args):
+    """Validate a file."""
+    from dpu_runtime.config_file import load_config  # noqa: PLC0415  (heavy)
+
+    config = load_config(args.file)
+    counts = {"ports": len(config.port), "rules": len(config.rule)}
+    _print(args, {"file": args.file, **counts}, "{file}: good, {ports} ports, {rules} rules".format_map)
+
+
+def apply(args):
+    """Send a file to the daemon."""
+    source = "stdin" if args.file == "-" else args.file
+    try:
+        with contextlib.ExitStack() as stack:
+            file = sys.stdin.buffer if args.file == "-" else stack.enter_context(open(args.file, "rb"))
+            text = file.read().decode("utf-8")
+    except OSError as error:
+        raise ConfigError([Problem("", error.strerror, file=source, has_value=False)]) from None
+    except UnicodeDecodeError as error:
+        problem = f"octet {error.start} is not UTF-8"
+        raise ConfigError([Problem("", problem, file=source, has_value=False)]) from None
+    result = _call(args, "config.apply", toml=text, source=source, dry_run=args.dry_run)
+    _print(args, result, lambda data: "\n".join(data["changes"] or ["nothing to change"]))
+
+
+def save(args):
+    """Write the running configuration."""
+    text = _call(args, "config.get")["toml"]
+    if args.file == "-":
+        sys.stdout.write(text)
+        return
+    new = f"{args.file}.{os.getpid()}.new"
+    try:
+        with open(new, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, args.file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise DaemonError(f"{args.file}: {error.strerror}") from None
+    if args.json:
+        print(json.dumps({"file": args.file}, indent=2))
+
+
+def status(args):
+    """Show how the daemon is."""
+    _print(args, _call(args, "status"), show.status)
+
+
+def stats(args):
+    """Show counters, or how fast they change."""
+    with Client(args.socket) as client:
+        before, began = client.call("stats"), time.monotonic()
+        if not args.rate:
+            _print(args, before, show.stats)
+            return
+        shown = 0
+        while args.count == 0 or shown < args.count:
+            time.sleep(args.interval)
+            after, now = client.call("stats"), time.monotonic()
+            rates = show.rates(before, after, now - began)
+            print(json.dumps(rates) if args.json else show.rate_table(rates), flush=True)
+            before, began, shown = after, now, shown + 1
+
+
+def port_add(args):
+    """Add a port."""
+    params = _given(args, PORT_KEYS)
+    if args.route:
+        params["route"] = [{"to": to, "via": via} for to, via in args.route]
+    _print(args, _call(args, "port.add", **params))
+
+
+def port_del(args):
+    """Delete a port."""
+    _print(args, _call(args, "port.del", name=args.name))
+
+
+def port_show(args):
+    """Show ports."""
+    if args.name:
+        _print(args, _call(args, "port.show", name=args.name), show.port)
+    else:
+        _print(args, _call(args, "port.show"), show.ports)
+
+
+def rule_add(args):
+    """Add a rule."""
+    result = _call(args, "rule.add", **_given(args, RULE_KEYS))
+    _print(args, result, None if args.name else lambda data: data["name"])
+
+
+def rule_del(args):
+    """Delete a rule."""
+    _print(args, _call(args, "rule.del", name=args.name))
+
+
+def rule_show(args):
+    """Show rules."""
+    _print(args, _call(args, "rule.show", stats=args.stats), show.rules)
+
+
+def _call(args, method, **params):
+    with Client(args.socket) as client:
+        return client.call(method, **params)
+
+
+def _given(args, keys):
+    return {key: value for key in keys if (value := getattr(args, key)) is not None}
+
+
+def _print(args, data, text=None):
+    """Print data as JSON, or what `text` makes of it: without it, success is silent."""
+    if args.json:
+        print(json.dumps(data, indent=2))
+    elif text:
+        print(text(data))

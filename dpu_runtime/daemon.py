@@ -1,0 +1,178 @@
+"""The daemon: one process that ties configuration, device and API together.
+
+In:   a configuration, or none. Out: a served socket, a state directory, lines on stderr.
+Not:  packets. This process never imports the compiler; the data plane is another process.
+
+A clean end (SIGTERM, SIGINT) takes everything down. A killed daemon leaves the data plane running;
+the next one adopts it, loads what ran from the state directory, and applies its file as a diff.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import signal
+import time
+
+from pydantic import ValidationError
+
+from dpu_runtime import plan
+from dpu_runtime.api import Api
+from dpu_runtime.config import Config, RuntimeConfig
+from dpu_runtime.config_file import problems
+from dpu_runtime.control import REFUSALS, Control, Device
+from dpu_runtime.errors import ApplyError, ConfigError, DaemonError
+from dpu_runtime.notify import sd_notify, watchdog_interval_s
+from dpu_runtime.rpc import Server
+from dpu_runtime.state import StateDir
+
+__all__ = ["Daemon", "Device", "run"]
+
+log = logging.getLogger("dpu.daemon")
+
+
+class Daemon:
+    """A daemon over `make_device(runtime)`, for `config` or for nothing yet."""
+
+    def __init__(self, make_device, config=None, socket=None):
+        self.config = config or Config()
+        self._named_config = config is not None
+        if socket:
+            self.config = _with_socket(self.config, str(socket))
+        self.runtime = self.config.runtime
+        self.ready = asyncio.Event()
+        self._make_device = make_device
+        self._stop = asyncio.Event()
+        self._state = StateDir(self.runtime.state_dir)
+        self._control = None
+        self._server = None
+
+    async def run(self):
+        """Serve until `stop()`, SIGTERM or SIGINT. Raises DaemonError, ApplyError, or what a device does."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        self._state.lock()
+        try:
+            starting = loop.create_task(self._start())
+            stopped = loop.create_task(self._stop.wait())
+            await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+            try:
+                await starting
+            except asyncio.CancelledError:
+                log.info("stopped while starting")
+            else:
+                await self._serve(stopped)
+        finally:
+            await self._end()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def stop(self):
+        """Ask `run` to end."""
+        self._stop.set()
+
+    def _signalled(self, number):
+        log.info("%s: stopping", signal.Signals(number).name)
+        self.stop()
+
+    async def _start(self):
+        began = time.monotonic()
+        device = self._make_device(self.runtime)
+        self._control = Control(device, self._state, self.runtime)
+        self._server = Server(self.runtime.socket, Api(self._control).call)
+        await self._server.listen()
+        await device.start()
+        if device.status().get("adopted"):
+            await self._adopt()
+        else:
+            await self._control.apply(self.config)
+        await self._server.serve()
+        log.info("ready after %.2f s, socket %s", time.monotonic() - began, self.runtime.socket)
+
+    async def _adopt(self):
+        """Go on with what a killed daemon left; a file that does not fit changes nothing."""
+        try:
+            running = self._state.load() or Config(runtime=self.runtime)
+        except DaemonError:
+            self._control = None  # what runs goes on: nobody knows what it is, but it forwards
+            raise
+        ours = {key: getattr(self.runtime, key) for key in ("socket", "state_dir")}
+        running = running.model_copy(update={"runtime": running.runtime.model_copy(update=ours)})
+        self._control.adopt(running)
+        log.info("adopted a data plane with %d ports and %d rules", len(running.port), len(running.rule))
+        if not self._named_config:
+            return
+        for problem in plan.fixed_changes(running.runtime, self.runtime):
+            log.warning("not changed: %s", problem)
+        defaults = {key: getattr(self.runtime, key) for key in plan.STAGE_DEFAULTS}
+        runtime = running.runtime.model_copy(update=defaults)
+        try:
+            await self._control.apply(self.config.model_copy(update={"runtime": runtime}))
+        except (ApplyError, ConfigError) as error:
+            log.error("the configuration is not applied, what ran runs on: %s", error)
+
+    async def _serve(self, stopped):
+        sd_notify("READY=1", "STATUS=forwarding")
+        self.ready.set()
+        watchdog = asyncio.get_running_loop().create_task(self._watch())
+        try:
+            await asyncio.wait((stopped, watchdog), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watchdog.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watchdog
+
+    async def _watch(self):
+        """Tell systemd that the daemon lives, as long as the device does."""
+        interval_s = watchdog_interval_s()
+        while True:
+            if interval_s is None:
+                await self._stop.wait()
+                return
+            try:
+                healthy = await self._control.device.healthy()
+            except Exception:
+                log.exception("the health check failed")
+                healthy = False
+            if healthy:
+                sd_notify("WATCHDOG=1")
+            else:
+                log.error("the data plane is not healthy; no sign of life for the service manager")
+            await asyncio.sleep(interval_s)
+
+    async def _end(self):
+        sd_notify("STOPPING=1")
+        try:
+            if self._control is not None:
+                await self._control.stop()
+        finally:
+            if self._server is not None:
+                await self._server.stop()
+            self._state.close()
+
+
+def _with_socket(config, path):
+    """`config` with another socket, its other keys as they were given."""
+    given = config.runtime.model_dump(exclude_unset=True)
+    try:
+        runtime = RuntimeConfig(**{**given, "socket": path})
+    except ValidationError as error:
+        raise ConfigError(problems(error, RuntimeConfig)) from None
+    return config.model_copy(update={"runtime": runtime})
+
+
+def run(config=None, socket=None):
+    """Run the daemon on this machine's device; returns when it was told to stop. Raises DaemonError."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    device = importlib.import_module("dpu_runtime.device")  # opens /dev/net/tun and more, only here
+
+    async def main():
+        await Daemon(device.DpuDevice, config, socket).run()
+
+    try:
+        asyncio.run(main())
+    except REFUSALS as error:
+        raise DaemonError(str(error)) from None

@@ -1,0 +1,162 @@
+"""Answers of the daemon as text: aligned columns, no colours, no frames.
+
+Not: JSON (cli_commands.py prints that as it comes).
+"""
+
+PORT_COLUMNS = ("rx_packets", "rx_bytes", "rx_dropped", "tx_packets", "tx_bytes", "tx_dropped")
+RULE_MATCHES = (
+    *("in_port", "out_port", "src_mac", "dst_mac", "vlan", "ethertype", "src", "dst", "proto", "sport"),
+    *("dport", "tcp_flags"),
+)
+BITS_PER_OCTET = 8
+
+
+def table(headers, rows):
+    """Columns under `headers`; numbers to the right, text to the left."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    right = [rows and all(isinstance(row[i], int | float) for row in rows) for i in range(len(headers))]
+    lines = []
+    for row in (headers, *cells):
+        parts = (
+            text.rjust(width) if number else text.ljust(width)
+            for text, width, number in zip(row, widths, right, strict=True)
+        )
+        lines.append("  ".join(parts).rstrip())
+    return "\n".join(lines)
+
+
+def pairs(data):
+    """`key  value` lines."""
+    width = max(map(len, data), default=0)
+    return "\n".join(f"{key.ljust(width)}  {_cell(value)}".rstrip() for key, value in data.items())
+
+
+def status(data):
+    """How the daemon is."""
+    data = dict(data)
+    plane = data.pop("data_plane")
+    return pairs({**data, **{f"data_plane.{key}": value for key, value in plane.items()}})
+
+
+def ports(views):
+    """One line a port."""
+    rows = []
+    for view in views:
+        config = view["config"]
+        at = [config.get(key) for key in ("name", "kind", "netns", "ifname", "mac", "mtu")]
+        rows.append([*at, " ".join(config.get("address", []))])
+    return table(("PORT", "KIND", "NETNS", "INTERFACE", "MAC", "MTU", "ADDRESS"), rows)
+
+
+def port(views):
+    """All of one port."""
+    (view,) = views
+    return pairs({**view["config"], **{f"got.{key}": value for key, value in view["info"].items()}})
+
+
+def rules(views):
+    """One line a rule, in the order in which they apply."""
+    counted = bool(views) and "packets" in views[0]
+    headers = ("RULE", "STAGE", "PRIORITY", "MATCH", "ACTION", *(("PACKETS", "BYTES") if counted else ()))
+    rows = []
+    for view in views:
+        config = view["config"]
+        match = " ".join(f"{key} {config[key]}" for key in RULE_MATCHES if key in config) or "any"
+        row = [config["name"], config["stage"], config["priority"], match, config["action"]]
+        rows.append(row + ([view["packets"], view["bytes"]] if counted else []))
+    return table(headers, rows)
+
+
+def stats(data):
+    """All counters that are not zero; ports always."""
+    return "\n\n".join(
+        [
+            _port_table(data["ports"]),
+            _drop_table(data["drops"], "PACKETS"),
+            _kernel_table(data["kernels"], "PACKETS"),
+            _worker_table(data.get("workers", [])),
+        ]
+    ).strip()
+
+
+def rates(before, after, seconds):
+    """Changes per second between two answers of `stats`; a counter that began anew counts from zero."""
+    changed = {"interval_s": round(seconds, 3)}
+    for group in ("ports", "drops", "kernels"):
+        changed[group] = _rate(before.get(group, {}), after.get(group, {}), seconds)
+    return changed
+
+
+def rate_table(data):
+    """Rates: packets and bits per second of the ports, the rest per second."""
+    rows = [
+        [name, *(_bits(key, counters.get(key, 0.0)) for key in PORT_COLUMNS)]
+        for name, counters in data["ports"].items()
+    ]
+    headers = [key.replace("bytes", "bits").upper().replace("_", "-") + "/S" for key in PORT_COLUMNS]
+    return "\n\n".join(
+        part
+        for part in (
+            table(("PORT", *headers), rows),
+            _drop_table(data["drops"], "PACKETS/S"),
+            _kernel_table(data["kernels"], "PACKETS/S"),
+        )
+        if part
+    )
+
+
+def _port_table(counters):
+    headers = ("PORT", *(key.upper().replace("_", "-") for key in PORT_COLUMNS))
+    return table(
+        headers, [[name, *(port.get(key, 0) for key in PORT_COLUMNS)] for name, port in counters.items()]
+    )
+
+
+def _drop_table(drops, unit):
+    rows = [[reason, packets] for reason, packets in drops.items() if packets]
+    return table(("DROP REASON", unit), rows) if rows else ""
+
+
+def _kernel_table(kernels, unit):
+    rows = [
+        [name, kernel["packets"], round(kernel["cycles"] / kernel["packets"], 1)]
+        for name, kernel in kernels.items()
+        if kernel.get("packets")
+    ]
+    return table(("KERNEL", unit, "CYCLES/PACKET"), rows) if rows else ""
+
+
+def _worker_table(workers):
+    if not workers:
+        return ""
+    keys = list(workers[0])
+    headers = tuple(key.upper().replace("_", "-") for key in keys)
+    return table(headers, [[worker.get(key) for key in keys] for worker in workers])
+
+
+def _rate(before, after, seconds):
+    if isinstance(after, dict):
+        before = before or {}
+        return {key: _rate(before.get(key), value, seconds) for key, value in after.items()}
+    if not isinstance(after, int | float):
+        return after
+    before = before or 0
+    change = after - before if after >= before else after
+    return round(change / seconds, 1)
+
+
+def _bits(key, rate):
+    return rate * BITS_PER_OCTET if key.endswith("bytes") else rate
+
+
+def _cell(value):
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return " ".join(_cell(item) for item in value) or "-"
+    if isinstance(value, dict):
+        return ",".join(f"{key}={_cell(item)}" for key, item in value.items())
+    return str(value)
