@@ -19,7 +19,7 @@ FILE_LINES_MAX = 400  # about 300 is meant
 FUNCTION_LINES_MAX = 80  # about 60 is meant
 
 COMPILERS = {"njit", "jit", "cfunc", "vectorize", "guvectorize", "generated_jit", "jitclass", "stencil"}
-KERNEL_DECORATORS = {"kernel", "helper"}
+KERNEL_DECORATORS = {"kernel", "helper"}  # `primitive` has bodies that numba runs in Python
 NOT_IN_KERNELS = (
     ast.Raise,
     ast.Assert,
@@ -45,7 +45,19 @@ NOT_IN_KERNELS = (
 ALLOCATORS = {"empty", "zeros", "ones", "full", "array", "arange", "concatenate", "copy", "empty_like"}
 
 # Kernel files whose tests are in the file of another one: what is tested together is tested there.
-TESTED_WITH = {}
+TESTED_WITH = {
+    "acl_match": "filter",
+    "arp": "parse",
+    "ethernet": "parse",
+    "gro_match": "gro",
+    "ipv4": "parse",
+    "ipv6": "parse",
+    "mac_learning": "switch",
+    "payload": "segment",
+    "transport": "parse",
+    "tunnel": "parse",
+    "verdict_cache": "filter",
+}
 
 # Places that exist on one developer's machine only.
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:home|Users|work|root)/[\w.]|[A-Z]:\\Users\b|[.]pyenv")

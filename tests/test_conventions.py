@@ -9,8 +9,15 @@ from tests.conventions import Source
 
 PYTHON = conventions.sources(".py")
 
-# What the control process is made of: it starts fast, so nothing here may bring numba in.
-CONTROL_MODULES = ("kernels.layout", "kernels.drops", "drivers.port", "drivers.tap.port", "dpu_runtime")
+# The control process starts fast: nothing that it is made of may bring numba in.
+CONTROL_MODULES = (
+    "kernels.acl_table",
+    "drivers.tap.port",
+    "dpu_runtime.wiring",
+    "dpu_runtime.supervisor",
+    "dpu_runtime.daemon",
+)
+HEAVY = {"numba", "llvmlite", "numpy", "pydantic", "pyroute2", "scapy"}
 
 
 def found(rule, path, text):
@@ -148,6 +155,11 @@ def test_tested_with_names_files_that_are_there():
 def test_the_control_process_does_not_import_numba(module):
     assert importlib.util.find_spec(module), module
     assert not {"numba", "llvmlite"} & conventions.imports_of(module)
+
+
+@pytest.mark.parametrize("module", ["dpu_runtime", "dpu_runtime.cli"])
+def test_the_command_line_imports_nothing_heavy(module):
+    assert not HEAVY & conventions.imports_of(module)
 
 
 def test_an_import_of_numba_by_way_of_another_file_is_caught(tmp_path):
