@@ -1,0 +1,195 @@
+"""The data-plane process: owns the cores.
+
+It gets the shared memory, wake-up descriptors and port queues from the control process over a
+channel, runs one pinned worker thread a CPU, and answers requests between them. When the control
+process dies it goes on forwarding and waits on its adoption socket for the next one.
+
+    python -m dpu_runtime.dataplane CHANNEL_FD
+
+Compiles (or loads from the cache) before it says it is ready, so a standby process takes over in
+milliseconds.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+
+from dpu_runtime import channel
+from dpu_runtime.shared import Control, SharedState, WorkerWord
+from kernels.layout import PORT_UP
+
+PASS_TIMEOUT_S = 5.0  # every worker passes an epoch within this
+
+
+class DataPlane:
+    """The process's state: workers, ports, and the channel to the control process."""
+
+    def __init__(self, sock, tsc_hz):
+        self.sock = sock
+        self.tsc_hz = tsc_hz
+        self.listener = None
+        self.listener_path = None
+        self.shared = None
+        self.shared_fd = -1
+        self.workers = []
+        self.settings = {}
+        self.ports = {}  # index -> [fds]
+        self.stopping = False
+
+    # requests, one method each; each returns (reply, descriptors)
+
+    def do_attach(self, message, fds):
+        """Map the shared memory, start the workers, listen for adoption."""
+        from dpu_runtime.worker_thread import WorkerThread  # noqa: PLC0415
+
+        self.shared_fd, kicks = fds[0], fds[1:]
+        self.settings = {key: message[key] for key in ("cpus",)}
+        self.shared = SharedState.attach(self.shared_fd)
+        self.shared.control[Control.TSC_HZ] = self.tsc_hz
+        self.shared.control[Control.STOP] = 0
+        self._listen(message["adopt_path"])
+        self.workers = [
+            WorkerThread(self.shared, number, cpu, kick)
+            for number, (cpu, kick) in enumerate(zip(message["cpus"], kicks, strict=True))
+        ]
+        for worker in self.workers:
+            worker.start()
+        return {"ok": True}, ()
+
+    def do_add_port(self, message, fds):
+        """Poll a port's queues: queue w by worker w; a worker beyond them sends on queue w mod n."""
+        index = message["index"]
+        self.ports[index] = fds
+        for number, worker in enumerate(self.workers):
+            worker.add_port(index, fds[number % len(fds)], receives=number < len(fds))
+        return {"ok": True}, ()
+
+    def do_del_port(self, message, _fds):
+        """Stop polling a port and close its queues once every worker has passed."""
+        index = message["index"]
+        fds = self.ports.pop(index)
+        for worker in self.workers:
+            worker.del_port(index)
+        self._pass_epoch()
+        for fd in fds:
+            os.close(fd)
+        return {"ok": True}, ()
+
+    def do_hello(self, _message, _fds):
+        """Say who is running, with the shared memory and the wake-up descriptors: for adoption."""
+        kicks = [worker.kick_fd for worker in self.workers]
+        reply = {"ok": True, "pid": os.getpid(), "ports": sorted(self.ports), **self.settings}
+        return reply, [self.shared_fd, *kicks]
+
+    def do_get_port(self, message, _fds):
+        """Hand out a port's queues."""
+        return {"ok": True}, self.ports[message["index"]]
+
+    def do_stop(self, _message, _fds):
+        """End: stop the workers at a burst boundary, close every port."""
+        self.stopping = True
+        self._stop_workers()
+        return {"ok": True}, ()
+
+    # the loop
+
+    def serve(self):
+        """Answer requests until told to stop, or until a standby's control process is gone."""
+        while not self.stopping:
+            sources = [s for s in (self.sock, self.listener) if s is not None]
+            if not sources:
+                return  # a standby that nobody can reach
+            ready, _, _ = select.select(sources, [], [])
+            if self.listener in ready:
+                self._accept()
+            elif self.sock in ready:
+                self._serve_one()
+
+    def _serve_one(self):
+        try:
+            message, fds = channel.receive(self.sock)
+            reply, reply_fds = self._dispatch(message, fds)
+            channel.send(self.sock, reply, reply_fds)
+        except channel.ChannelClosedError:
+            self.sock.close()
+            self.sock = None
+
+    def _dispatch(self, message, fds):
+        method = getattr(self, "do_" + str(message.get("do")), None)
+        if method is None:
+            return {"ok": False, "error": f"unknown request {message.get('do')!r}"}, ()
+        try:
+            return method(message, fds)
+        except Exception as error:
+            traceback.print_exc()
+            return {"ok": False, "error": f"{type(error).__name__}: {error}"}, ()
+
+    def _listen(self, path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(path)
+        os.chmod(path, 0o600)
+        self.listener.listen(1)
+        self.listener_path = path
+
+    def _accept(self):
+        sock, _ = self.listener.accept()
+        if self.sock is not None:
+            self.sock.close()  # the newest control process is the one: it holds the state lock
+        self.sock = sock
+
+    def _pass_epoch(self):
+        control = self.shared.control
+        control[Control.EPOCH] += 1
+        epoch = int(control[Control.EPOCH])
+        for worker in self.workers:
+            worker.kick()
+        limit = time.monotonic() + PASS_TIMEOUT_S
+        for number in range(len(self.workers)):
+            while self.shared.worker_state[number, WorkerWord.SEEN_EPOCH] < epoch:
+                if time.monotonic() > limit:
+                    raise TimeoutError(f"worker {number} does not pass epoch {epoch}")
+                time.sleep(0.0002)
+
+    def _stop_workers(self):
+        if self.shared is None:
+            return
+        self.shared.control[Control.STOP] = 1
+        for worker in self.workers:
+            worker.kick()
+        for worker in self.workers:
+            worker.join()
+        for index, fds in self.ports.items():
+            self.shared.ports[index]["flags"] &= ~PORT_UP
+            for fd in fds:
+                os.close(fd)
+        self.ports = {}
+        if self.listener_path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.listener_path)
+
+
+def main():
+    """Start: ignore the terminal's Ctrl-C, make the machine code, say so, serve."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    from dpu_runtime.worker_thread import prepare  # noqa: PLC0415
+
+    started = time.monotonic()
+    tsc_hz = prepare()
+    try:
+        channel.send(sock, {"ready": os.getpid(), "prepare_s": round(time.monotonic() - started, 3)})
+    except channel.ChannelClosedError:
+        return
+    plane = DataPlane(sock, tsc_hz)
+    plane.serve()
+
+
+if __name__ == "__main__":
+    main()

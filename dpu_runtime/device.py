@@ -1,0 +1,301 @@
+"""The device: ports, rules and counters of one DPU, over the data plane and the shared memory.
+
+Everything a later control process needs is in the shared memory's notes, so that `kill -9` of this
+process loses nothing: the next one adopts the data plane and reads them.
+Not:  what should run and in which order to get there; `dpu_runtime/control.py` decides.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from pathlib import Path
+
+from dpu_runtime.config import TapPort as TapConfig
+from dpu_runtime.counters import read_stats
+from dpu_runtime.rules import RuleBook
+from dpu_runtime.shared import Control, SharedState, WorkerWord
+from dpu_runtime.supervisor import DataPlaneError, Process, Supervisor
+from dpu_runtime.wiring import change_mtu, wire_interface
+from drivers.port import PortError
+from drivers.tap.port import TapPort
+from kernels import layout, mac_table
+
+log = logging.getLogger("dpu.device")
+
+ADOPT_SOCKET = "dataplane.sock"  # in the state directory
+PASS_TIMEOUT_S = 5.0
+HEALTHY_TIMEOUT_S = 2.0
+
+
+class Slot:
+    """A port that runs: its index in every table, its configuration, its driver."""
+
+    def __init__(self, index, config, driver):
+        self.index = index
+        self.config = config
+        self.driver = driver
+
+
+def make_driver(config, workers):
+    """Driver of a port's kind."""
+    queues = config.queues or workers
+    return TapPort(config.name, config.ifname, config.netns, queues, config.offload)
+
+
+class DpuDevice:
+    """The device of `runtime`, a RuntimeConfig."""
+
+    def __init__(self, runtime):
+        self.runtime = runtime
+        self.shared = None
+        self.ports = {}  # name -> Slot
+        self.rules = None
+        self._cpus = list(runtime.workers)
+        self._kicks = []
+        self._started = time.time()
+        self._adopt_path = str(Path(runtime.state_dir) / ADOPT_SOCKET)
+        self._supervisor = Supervisor(self._restore, standby=runtime.standby)
+
+    # life
+
+    async def start(self):
+        """Adopt the data plane that runs in this state directory, or start one."""
+        if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+            raise PortError(
+                "", "open /dev/net/tun", text="/dev/net/tun is missing or not accessible (run as root)"
+            )
+        process = await asyncio.to_thread(Process.connect, self._adopt_path)
+        if process is not None and await self._adopt(process):
+            return
+        self.shared = SharedState.create()
+        self.rules = RuleBook(self.shared)
+        self._kicks = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in self._cpus]
+        self._write_settings()
+        await self._supervisor.start()
+
+    async def _adopt(self, process):
+        hello = process.hello
+        try:
+            self.shared = SharedState.attach(process.hello_fds[0])
+        except ValueError as error:
+            log.error("data plane %d is ended, not adopted: %s", process.pid, error)
+            await process.request({"do": "stop"})
+            await process.exited()
+            return False
+        self._kicks = process.hello_fds[1:]
+        self._cpus = hello["cpus"]
+        notes = self.shared.read_notes()
+        for name, (index, config) in notes.get("ports", {}).items():
+            _, fds = await process.request({"do": "get_port", "index": index})
+            config = TapConfig.model_validate(config)
+            driver = make_driver(config, len(self._cpus))
+            driver.adopt(fds)
+            self.ports[name] = Slot(index, config, driver)
+        self.rules = RuleBook(self.shared, **notes.get("rules", {}))
+        self._started = notes.get("started", self._started)
+        self._write_settings()
+        self._supervisor.adopt(process)
+        return True
+
+    async def stop(self):
+        """End the data plane and give every port back."""
+        await self._supervisor.stop()
+        for slot in self.ports.values():
+            slot.driver.close()
+        self.ports = {}
+        for fd in self._kicks:
+            os.close(fd)
+        self._kicks = []
+
+    async def _restore(self, process):
+        """Hand the shared memory and every port to a fresh data-plane process."""
+        lost = self.shared.book_lost_packets(len(self._cpus))
+        mac_table.repair(self.shared.mac)
+        if lost:
+            log.warning("%d packets were in the hands of the dead data plane", lost)
+        message = {"do": "attach", "cpus": self._cpus, "adopt_path": self._adopt_path}
+        await process.request(message, [self.shared.fd, *self._kicks])
+        for slot in self.ports.values():
+            await process.request({"do": "add_port", "index": slot.index}, slot.driver.fds)
+
+    def _write_settings(self):
+        control = self.shared.control
+        control[Control.IDLE_SPIN_US] = self.runtime.idle_spin_us
+        control[Control.MAC_AGEING_TICKS] = mac_table.ageing_ticks(self.runtime.mac_ageing_s)
+
+    def _write_notes(self):
+        ports = {
+            name: (slot.index, slot.config.model_dump(mode="json", exclude_none=True))
+            for name, slot in self.ports.items()
+        }
+        self.shared.write_notes({"ports": ports, "rules": self.rules.notes(), "started": self._started})
+
+    # ports
+
+    async def add_port(self, port):
+        """Make a port, wire it and let packets through. Raises PortError, nothing left behind."""
+        index = self._free_index(port.name)
+        driver = make_driver(port, len(self._cpus))
+        await asyncio.to_thread(driver.open)
+        try:
+            await asyncio.to_thread(wire_interface, port)
+            self._write_port(index, port, driver)
+            await self._supervisor.request({"do": "add_port", "index": index}, driver.fds)
+        except BaseException:
+            self.shared.ports[index]["kind"] = 0
+            driver.close()
+            raise
+        self.ports[port.name] = Slot(index, port, driver)
+        self._show_port(index, True)
+        self._write_notes()
+        for note in driver.capabilities.notes:
+            log.info("port %s: %s", port.name, note)
+
+    async def del_port(self, name):
+        """Take a port down; its learned addresses go with it."""
+        slot = self.ports[name]
+        self._show_port(slot.index, False)
+        await self._supervisor.request({"do": "del_port", "index": slot.index})
+        slot.driver.close()
+        del self.ports[name]
+        row = self.shared.ports[slot.index]
+        row["kind"] = 0
+        row["generation"] += 1
+        self._write_notes()
+
+    async def update_port(self, old, new):
+        """Change what can be changed under traffic; False when the port must go and come again."""
+        fixed = ("kind", "name", "netns", "ifname", "mac", "address", "route", "queues", "offload")
+        if any(getattr(old, key) != getattr(new, key) for key in fixed):
+            return False
+        slot = self.ports[old.name]
+        if new.mtu != old.mtu:
+            await asyncio.to_thread(change_mtu, new)
+        up = int(self.shared.ports[slot.index]["flags"]) & layout.PORT_UP
+        self._write_port(slot.index, new, slot.driver, up)
+        slot.config = new
+        self._write_notes()
+        return True
+
+    def _free_index(self, name):
+        taken = {slot.index for slot in self.ports.values()}
+        for index in range(layout.PORTS_MAX):
+            if index not in taken:
+                return index
+        raise PortError(name, "add", text=f"all {layout.PORTS_MAX} ports are in use")
+
+    def _write_port(self, index, port, driver, up=0):
+        vlans = self.shared.vlan_allowed[index]
+        vlans[:] = 0
+        for vlan in [*(port.trunk or []), *([port.vlan] if port.vlan else [])]:
+            vlans[vlan // 64] |= 1 << (vlan % 64)
+        flags = driver.capabilities.flags() | up
+        for wanted, bit in (
+            (port.spoof_check, layout.PORT_SPOOF_CHECK),
+            (port.verify_checksum, layout.PORT_RX_VERIFY),
+            (port.trunk is not None, layout.PORT_TRUNK),
+        ):
+            flags |= bit if wanted else 0
+        if not port.gro:
+            flags &= ~layout.PORT_RX_GRO
+        row = self.shared.ports[index]
+        row["mac"] = int(port.mac.replace(":", ""), 16)
+        row["mtu"] = port.mtu
+        row["vlan"] = port.vlan or 0
+        row["kind"] = driver.kind
+        row["flags"] = flags
+
+    def _show_port(self, index, up):
+        """Let packets go to a port, or stop them."""
+        row, active = self.shared.ports[index], self.shared.active_ports
+        count = int(active[0])
+        if up:
+            row["flags"] |= layout.PORT_UP
+            active[1 + count] = index
+            active[0] = count + 1
+        else:
+            row["flags"] &= ~layout.PORT_UP
+            at = active[1 : 1 + count].tolist().index(index)
+            active[1 + at] = active[count]
+            active[0] = count - 1
+
+    # rules
+
+    async def set_rules(self, rules, default_ingress, default_egress):
+        """Replace all rules at once; workers take the new ones at their next burst."""
+        defaults = {"ingress": default_ingress, "egress": default_egress}
+        port_index = {name: slot.index for name, slot in self.ports.items()}
+        try:
+            self.rules.publish(rules, defaults, port_index, len(self._cpus))
+        except ValueError as error:
+            raise PortError("", "rules", text=str(error)) from None
+        await self._pass_epoch()
+        self._write_notes()
+
+    async def _pass_epoch(self):
+        """Wait until every worker has seen all that was written before."""
+        control = self.shared.control
+        control[Control.EPOCH] += 1
+        epoch = int(control[Control.EPOCH])
+        for kick in self._kicks:
+            os.eventfd_write(kick, 1)
+        limit = time.monotonic() + PASS_TIMEOUT_S
+        while int(self.shared.worker_state[: len(self._cpus), WorkerWord.SEEN_EPOCH].min()) < epoch:
+            if time.monotonic() > limit:
+                raise DataPlaneError("a worker does not take the new tables")
+            await asyncio.sleep(0.0005)
+
+    # what there is
+
+    def port_info(self, name):
+        """What a port got, and why not more."""
+        slot = self.ports[name]
+        got = slot.driver.capabilities
+        lost = int(self.shared.port_errors[slot.index])
+        offloads = {key: getattr(got, key) for key in ("tx_csum", "tso4", "tso6", "ecn", "uso", "gro")}
+        return {
+            "index": slot.index,
+            "state": f"lost: {os.strerror(lost)}" if lost else "up",
+            "queues": got.queues,
+            "offloads": offloads,
+            "copy": got.copy,
+            "notes": got.notes,
+        }
+
+    def stats(self):
+        """Counters in the form of `dpu stats -j`."""
+        index = {name: slot.index for name, slot in self.ports.items()}
+        return read_stats(self.shared, index, self._cpus)
+
+    def rule_hits(self):
+        """(packets, octets) by rule name."""
+        return self.rules.hits(len(self._cpus))
+
+    def status(self):
+        """The data plane's process, workers and history."""
+        active = self._supervisor.active
+        standby = self._supervisor.standby
+        return {
+            "data_plane_pid": active.pid if active else None,
+            "standby_pid": standby.pid if standby else None,
+            "adopted": self._supervisor.adopted,
+            "restarts": self._supervisor.restarts,
+            "last_takeover_ms": self._supervisor.last_gap_ms,
+            "workers": self._cpus,
+            "started": self._started,
+            "ports": len(self.ports),
+        }
+
+    async def healthy(self):
+        """Whether every worker still goes round."""
+        state = self.shared.worker_state[: len(self._cpus), WorkerWord.ROUNDS]
+        before = state.copy()
+        for kick in self._kicks:
+            os.eventfd_write(kick, 1)
+        limit = time.monotonic() + HEALTHY_TIMEOUT_S
+        while (state == before).any():
+            if time.monotonic() > limit:
+                return False
+            await asyncio.sleep(0.01)
+        return True

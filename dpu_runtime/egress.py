@@ -1,0 +1,206 @@
+"""Egress: from the switch's copies to the ports' queues.
+
+Copies are gathered by port, so that a port's policy, offloads and transmit each run once a burst.
+In:   `out_packet`/`out_port` of the batch.   Out: packets sent, drops and port counters.
+"""
+
+import numpy as np
+
+from dpu_runtime.shared import Stage
+from drivers.burst import tx_burst
+from drivers.port import PortCounter
+from kernels.checksum import complete_checksum
+from kernels.drops import Drop
+from kernels.filter import filter_egress
+from kernels.jit import helper
+from kernels.layout import (
+    BATCH_SIZE,
+    PORT_TX_CSUM,
+    PORT_TX_ECN,
+    PORT_TX_TSO4,
+    PORT_TX_TSO6,
+    PORT_TX_USO,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM,
+    VIRTIO_NET_HDR_GSO_ECN,
+    VIRTIO_NET_HDR_GSO_NONE,
+    VIRTIO_NET_HDR_GSO_TCPV4,
+    VIRTIO_NET_HDR_GSO_TCPV6,
+    VIRTIO_NET_HDR_GSO_UDP_L4,
+)
+from kernels.memory import cycles
+from kernels.segment import gso_segment, gso_segment_count
+from kernels.vlan import retag
+
+
+@helper
+def charge(kernel_counters, stage, packets, since):
+    """Book `packets` and the cycles since `since` to a stage; returns the time now."""
+    now = cycles()
+    kernel_counters[stage, 0] += np.uint64(packets)
+    kernel_counters[stage, 1] += now - since
+    return now
+
+
+@helper
+def gather(batch, n_out):
+    """Link the copies by egress port; returns the number of distinct ports."""
+    distinct = 0
+    for k in range(n_out):
+        port = np.int64(batch.out_port[k])
+        batch.next_copy[k] = -1
+        if batch.first_copy[port] < 0:
+            batch.first_copy[port] = k
+            batch.egress_ports[distinct] = port
+            distinct += 1
+        else:
+            batch.next_copy[batch.last_copy[port]] = k
+        batch.last_copy[port] = k
+    return distinct
+
+
+@helper
+def _take_port(batch, port):
+    """Write the packets of one port into `order`, in order, and unlink them; returns how many."""
+    count = 0
+    k = np.int64(batch.first_copy[port])
+    while k >= 0:
+        batch.order[count] = batch.out_packet[k]
+        batch.order_port[count] = port
+        count += 1
+        k = np.int64(batch.next_copy[k])
+    batch.first_copy[port] = -1
+    return count
+
+
+@helper
+def takes_gso(flags, m):
+    """Whether a port with PORT_* `flags` takes GSO packet `m` in one piece."""
+    kind = m["gso_type"] & ~VIRTIO_NET_HDR_GSO_ECN
+    if m["gso_type"] & VIRTIO_NET_HDR_GSO_ECN and not flags & PORT_TX_ECN:
+        return False
+    if kind == VIRTIO_NET_HDR_GSO_TCPV4:
+        return flags & PORT_TX_TSO4 != 0
+    if kind == VIRTIO_NET_HDR_GSO_TCPV6:
+        return flags & PORT_TX_TSO6 != 0
+    return kind == VIRTIO_NET_HDR_GSO_UDP_L4 and flags & PORT_TX_USO != 0
+
+
+@helper
+def _send_segments(w, shared, batch, port, i, counters, drops):
+    """Cut packet `i` and send the pieces, BATCH_SIZE at a time."""
+    total = np.int64(gso_segment_count(batch.meta[i]))
+    if total == 0:
+        drops[Drop.GSO_UNSUPPORTED] += np.uint64(1)
+        counters[PortCounter.TX_DROPPED] += np.uint64(1)
+        return
+    counters[PortCounter.GSO_SEGMENTS] += np.uint64(total - 1)
+    done = np.int64(0)
+    while done < total:
+        n = np.int64(
+            gso_segment(batch.headers, batch.meta, i, done, batch.segment_headers, batch.segment_meta)
+        )
+        tx_burst(
+            shared.ports[port]["kind"],
+            w.fds[port],
+            batch.segment_headers,
+            batch.segment_meta,
+            batch.segment_order,
+            n,
+            batch.iov,
+            counters,
+            drops,
+        )
+        done += n
+
+
+@helper
+def _finish_checksums(batch, first, count, counters, drops):
+    """Complete the owed checksums of `order[first:count]`; returns count less the hopeless ones."""
+    kept = first
+    for k in range(first, count):
+        i = np.int64(batch.order[k])
+        if batch.meta[i]["offload"] & VIRTIO_NET_HDR_F_NEEDS_CSUM:
+            reason = np.int64(complete_checksum(batch.headers, batch.meta, i))
+            if reason != Drop.NONE:
+                drops[reason] += np.uint64(1)
+                counters[PortCounter.TX_DROPPED] += np.uint64(1)
+                continue
+            counters[PortCounter.TX_CHECKSUMS] += np.uint64(1)
+        batch.order[kept] = i
+        kept += 1
+    return kept
+
+
+@helper
+def _send_run(w, shared, batch, port, first, end, counters, drops):
+    """Send `order[first:end]`, packets that need no cutting."""
+    if not shared.ports[port]["flags"] & PORT_TX_CSUM:
+        end = _finish_checksums(batch, first, end, counters, drops)
+    tx_burst(
+        shared.ports[port]["kind"],
+        w.fds[port],
+        batch.headers,
+        batch.meta,
+        batch.order[first:],
+        end - first,
+        batch.iov,
+        counters,
+        drops,
+    )
+
+
+@helper
+def _offload_and_send(w, shared, batch, port, count, counters, drops):
+    """Send `order[:count]` in order, cutting what the port cannot take in one piece."""
+    flags = shared.ports[port]["flags"]
+    first = 0
+    for k in range(count):
+        i = np.int64(batch.order[k])
+        m = batch.meta[i]
+        if m["gso_type"] != VIRTIO_NET_HDR_GSO_NONE and not takes_gso(flags, m):
+            if k > first:
+                _send_run(w, shared, batch, port, first, k, counters, drops)
+            _send_segments(w, shared, batch, port, i, counters, drops)
+            first = k + 1
+    if count > first:
+        _send_run(w, shared, batch, port, first, count, counters, drops)
+
+
+@helper
+def _send_port(w, shared, batch, port, now):
+    """Policy, tags, offloads and transmit of one port's copies; returns the time."""
+    counters = shared.port_counters[w.number, port]
+    drops = shared.drops[w.number]
+    kernel_counters = shared.kernel_counters[w.number]
+    taken = _take_port(batch, port)
+    count = np.int64(
+        filter_egress(
+            batch.meta,
+            batch.order,
+            batch.order_port,
+            taken,
+            shared.acl_egress,
+            w.cache_egress,
+            shared.rule_hits[w.number],
+            drops,
+        )
+    )
+    counters[PortCounter.TX_DROPPED] += np.uint64(taken - count)
+    now = charge(kernel_counters, Stage.ACL_EGRESS, taken, now)
+    for k in range(count):
+        retag(batch.headers, batch.meta, np.int64(batch.order[k]), shared.ports, port)
+    now = charge(kernel_counters, Stage.OFFLOAD, count, now)
+    _offload_and_send(w, shared, batch, port, count, counters, drops)
+    return charge(kernel_counters, Stage.TX, count, now)
+
+
+@helper
+def egress(w, shared, batch, n_out, now):
+    """Send the `n_out` copies the switch made; returns the time."""
+    distinct = gather(batch, n_out)
+    for k in range(distinct):
+        now = _send_port(w, shared, batch, np.int64(batch.egress_ports[k]), now)
+    return now
+
+
+assert BATCH_SIZE <= 0xFFFF, "order holds 16-bit packet numbers"

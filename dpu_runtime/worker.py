@@ -1,0 +1,251 @@
+"""The worker: one compiled loop a CPU, from receive to transmit.
+
+A round: note the epoch, ask epoll which queues have packets, take one burst from each, run the
+pipeline, send. A queue whose burst was cut short stays on the list without asking epoll again.
+With nothing to do the worker polls for IDLE_SPIN_US and then sleeps in epoll on all queues
+and its wake-up descriptor.
+
+Nothing here allocates, locks or waits on another worker. It returns only when told to stop.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from dpu_runtime.egress import charge, egress
+from dpu_runtime.shared import Control, Stage, WorkerWord
+from drivers.burst import rx_burst
+from drivers.libc import (
+    CLOCK_MONOTONIC_COARSE,
+    EAGAIN,
+    EPOLL_CTL_DEL,
+    EPOLL_EVENT_BYTES,
+    clock_gettime,
+    epoll_ctl,
+    epoll_wait,
+    read,
+)
+from drivers.port import PortCounter
+from kernels.checksum_verify import verify_checksums
+from kernels.filter import filter_ingress
+from kernels.jit import helper, kernel
+from kernels.layout import VERDICT_DROP
+from kernels.mac_table import TICK_NS, TICKS_PER_SECOND
+from kernels.memory import address_of, cycles, load_acquire, load_u64, store_release
+from kernels.parse import parse
+from kernels.switch import switch
+from kernels.virtio_net import check_vnet, decode_vnet
+
+EVENTS_MAX = 64  # epoll events a call
+EPOLL_PERIOD = 8  # rounds between looks at quiet queues while others are busy
+SLEEP_MS = 1000  # a sleeping worker shows it lives this often
+KICK_EVENT = 0xFFFF  # epoll data of the wake-up descriptor; else the port's index
+
+# What one worker owns. Arrays are private memory.
+Worker = namedtuple(
+    "Worker",
+    [
+        "number",  # int, row of the per-worker arrays
+        "epoll_fd",  # int
+        "kick_fd",  # int, eventfd
+        "fds",  # int32[PORTS_MAX], queue descriptor to send on, -1: none
+        "active",  # uint16[PORTS_MAX], ports whose queue may hold packets
+        "is_active",  # uint8[PORTS_MAX]
+        "events",  # uint8[EVENTS_MAX * EPOLL_EVENT_BYTES]
+        "words",  # uint64[4], timespec and eventfd value
+        "cache_ingress",  # verdict caches of kernels/filter
+        "cache_egress",
+    ],
+)
+
+# What the workers and the control process share, see dpu_runtime/shared.py.
+SharedTables = namedtuple(
+    "SharedTables",
+    [
+        "control",
+        "worker_state",
+        "ports",
+        "port_errors",
+        "active_ports",
+        "vlan_allowed",
+        "port_counters",
+        "drops",
+        "kernel_counters",
+        "switch_counters",
+        "rule_hits",
+        "mac",
+        "acl_ingress",
+        "acl_egress",
+    ],
+)
+
+
+@helper
+def clock_ticks(w):
+    """Time of the MAC table's stamps, in ticks of TICK_NS; a few ms coarse."""
+    clock_gettime(np.int32(CLOCK_MONOTONIC_COARSE), address_of(w.words))
+    ticks_per_s = np.uint64(TICKS_PER_SECOND)
+    return w.words[0] * ticks_per_s + w.words[1] // np.uint64(TICK_NS)
+
+
+@helper
+def _mark_active(w, port, n_active):
+    if w.is_active[port] == 0 and w.fds[port] >= 0:
+        w.is_active[port] = 1
+        w.active[n_active] = port
+        return n_active + 1
+    return n_active
+
+
+@helper
+def _poll(w, n_active, timeout_ms):
+    """Ask epoll; returns the number of active ports, with those it named."""
+    events = address_of(w.events)
+    ready = epoll_wait(np.int32(w.epoll_fd), events, np.int32(EVENTS_MAX), np.int32(timeout_ms))
+    for k in range(ready):
+        data = np.int64(load_u64(events + np.uint64(k * EPOLL_EVENT_BYTES + 4)))
+        if data == KICK_EVENT:
+            read(np.int32(w.kick_fd), address_of(w.words), np.uint64(8))
+        else:
+            n_active = _mark_active(w, data, n_active)
+    return n_active
+
+
+@helper
+def _lose_queue(w, shared, port, error):
+    """A queue's device is gone: stop polling it and tell the control process."""
+    epoll_ctl(np.int32(w.epoll_fd), np.int32(EPOLL_CTL_DEL), w.fds[port], address_of(w.events))
+    w.fds[port] = -1
+    shared.port_errors[port] = error
+
+
+@helper
+def _count_rx_drops(w, shared, meta, count):
+    for i in range(count):
+        if meta[i]["verdict"] == VERDICT_DROP:
+            port = np.int64(meta[i]["in_port"])
+            shared.port_counters[w.number, port, PortCounter.RX_DROPPED] += np.uint64(1)
+
+
+@helper
+def pipeline(w, shared, batch, count, now_ticks, now):
+    """Parse, filter, switch and send a burst of `count` received packets; returns the time."""
+    number = w.number
+    drops = shared.drops[number]
+    kernel_counters = shared.kernel_counters[number]
+    decode_vnet(batch.headers, batch.meta, count)
+    parse(batch.headers, batch.meta, count, drops)
+    check_vnet(batch.headers, batch.meta, count, drops)
+    now = charge(kernel_counters, Stage.PARSE, count, now)
+    verify_checksums(batch.headers, batch.meta, count, shared.ports, drops)
+    now = charge(kernel_counters, Stage.VERIFY, count, now)
+    filter_ingress(
+        batch.headers,
+        batch.meta,
+        count,
+        shared.acl_ingress,
+        w.cache_ingress,
+        shared.rule_hits[number],
+        drops,
+    )
+    now = charge(kernel_counters, Stage.ACL_INGRESS, count, now)
+    start = np.int64(0)
+    while start < count:
+        start, n_out = switch(
+            batch.headers,
+            batch.meta,
+            count,
+            start,
+            shared.ports,
+            shared.vlan_allowed,
+            shared.active_ports,
+            shared.mac,
+            now_ticks,
+            shared.control[Control.MAC_AGEING_TICKS],
+            batch.out_packet,
+            batch.out_port,
+            shared.switch_counters[number],
+            drops,
+        )
+        now = charge(kernel_counters, Stage.SWITCH, n_out, now)
+        now = egress(w, shared, batch, n_out, now)
+    _count_rx_drops(w, shared, batch.meta, count)
+    return now
+
+
+@helper
+def _serve_queue(w, shared, batch, port, now_ticks):
+    """One burst from one port; returns (packets, whether the queue may hold more)."""
+    number = w.number
+    kernel_counters = shared.kernel_counters[number]
+    started = cycles()
+    count, error = rx_burst(
+        shared.ports[port]["kind"],
+        w.fds[port],
+        port,
+        batch.headers,
+        batch.meta,
+        batch.arena,
+        batch.iov,
+        shared.port_counters[number, port],
+        shared.drops[number],
+    )
+    now = charge(kernel_counters, Stage.RX, count, started)
+    if count > 0:
+        now = pipeline(w, shared, batch, count, now_ticks, now)
+        state = shared.worker_state[number]
+        state[WorkerWord.BURSTS] += np.uint64(1)
+        state[WorkerWord.PACKETS] += np.uint64(count)
+        state[WorkerWord.BUSY_CYCLES] += now - started
+    if error not in (0, EAGAIN):
+        _lose_queue(w, shared, port, error)
+    return count, error == 0
+
+
+@helper
+def _round(w, shared, batch, n_active):
+    """One burst from each active port; returns (packets, ports still active)."""
+    now_ticks = clock_ticks(w)
+    packets = np.int64(0)
+    kept = np.int64(0)
+    for k in range(n_active):
+        port = np.int64(w.active[k])
+        more = False
+        if w.fds[port] >= 0:
+            count, more = _serve_queue(w, shared, batch, port, now_ticks)
+            packets += count
+        if more:
+            w.active[kept] = port
+            kept += 1
+        else:
+            w.is_active[port] = 0
+    return packets, kept
+
+
+@helper
+def _spin_cycles(control):
+    return control[Control.IDLE_SPIN_US] * control[Control.TSC_HZ] // np.uint64(1_000_000)
+
+
+@kernel
+def run_worker(w, shared, batch):
+    """Forward packets until `control[STOP]`; returns the number of rounds."""
+    control = shared.control
+    state = shared.worker_state[w.number]
+    rounds = np.uint64(0)
+    n_active = np.int64(0)
+    idle_since = cycles()
+    while load_acquire(control, Control.STOP) == np.uint64(0):
+        store_release(state, WorkerWord.SEEN_EPOCH, load_acquire(control, Control.EPOCH))
+        rounds += np.uint64(1)
+        state[WorkerWord.ROUNDS] += np.uint64(1)
+        if n_active == 0 or rounds % np.uint64(EPOLL_PERIOD) == np.uint64(0):
+            n_active = _poll(w, n_active, 0)
+        packets, n_active = _round(w, shared, batch, n_active)
+        if packets > 0:
+            idle_since = cycles()
+        elif n_active == 0 and cycles() - idle_since >= _spin_cycles(control):
+            state[WorkerWord.SLEEPS] += np.uint64(1)
+            n_active = _poll(w, n_active, SLEEP_MS)
+            idle_since = cycles()
+    return rounds

@@ -1,0 +1,147 @@
+"""One worker as a thread of the data-plane process: its private memory, its epoll set, its CPU.
+
+The thread enters the compiled loop and stays there, without the interpreter lock, until it is told
+to stop. Other threads add and remove ports beside it by single stores and epoll_ctl(2).
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import select
+import threading
+import time
+
+import numpy as np
+
+from dpu_runtime.batch import make_batch
+from dpu_runtime.shared import STAGES, Control, SharedState, WorkerWord
+from dpu_runtime.worker import EVENTS_MAX, KICK_EVENT, SharedTables, Worker, run_worker
+from drivers.libc import EPOLL_EVENT_BYTES
+from kernels.acl_layout import ACL_LAYOUT, Acl
+from kernels.jit import kernel
+from kernels.layout import PORTS_MAX
+from kernels.memory import cycles
+from kernels.verdict_cache import new_verdict_cache
+
+log = logging.getLogger("dpu.worker")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+EPOLL_CTL_ADD = 1
+
+
+class _EpollEvent(ctypes.Structure):
+    _pack_ = 1  # linux/eventpoll.h EPOLL_PACKED
+    _fields_ = (("events", ctypes.c_uint32), ("data", ctypes.c_uint64))
+
+
+def shared_tables(shared):
+    """The arrays of the shared memory in the form the compiled loop takes them."""
+    stages = {
+        f"acl_{stage}": Acl(**{name: getattr(shared, f"{stage}_{name}") for name in ACL_LAYOUT})
+        for stage in STAGES
+    }
+    plain = {name: getattr(shared, name) for name in SharedTables._fields if name not in stages}
+    return SharedTables(**plain, **stages)
+
+
+class WorkerThread:
+    """Worker `number` on CPU `cpu`, woken by writing to eventfd `kick_fd`."""
+
+    def __init__(self, shared, number, cpu, kick_fd):
+        self.number = number
+        self.cpu = cpu
+        self.kick_fd = kick_fd
+        self._shared = shared
+        self._tables = shared_tables(shared)
+        self._batch = make_batch()
+        self._epoll = select.epoll()
+        self._add_to_epoll(kick_fd, KICK_EVENT)
+        self._worker = Worker(
+            number=number,
+            epoll_fd=self._epoll.fileno(),
+            kick_fd=kick_fd,
+            fds=np.full(PORTS_MAX, -1, np.int32),
+            active=np.zeros(PORTS_MAX, np.uint16),
+            is_active=np.zeros(PORTS_MAX, np.uint8),
+            events=np.zeros(EVENTS_MAX * EPOLL_EVENT_BYTES, np.uint8),
+            words=np.zeros(4, np.uint64),
+            cache_ingress=new_verdict_cache(),
+            cache_egress=new_verdict_cache(),
+        )
+        self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
+
+    def _add_to_epoll(self, fd, data):
+        # select.epoll cannot set the event's data, which is the port's index here.
+        event = _EpollEvent(select.EPOLLIN, data)
+        if _libc.epoll_ctl(self._epoll.fileno(), EPOLL_CTL_ADD, fd, ctypes.byref(event)) != 0:
+            errno_ = ctypes.get_errno()
+            raise OSError(errno_, f"epoll_ctl: {os.strerror(errno_)}")
+
+    def start(self):
+        """Enter the loop."""
+        self._thread.start()
+
+    def _run(self):
+        try:
+            os.sched_setaffinity(0, {self.cpu})
+        except OSError as error:
+            log.warning("worker %d is not pinned to CPU %d: %s", self.number, self.cpu, error.strerror)
+        # A batch thread does not preempt the sender that wakes it, so packets gather into bursts.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        state = self._shared.worker_state[self.number]
+        state[WorkerWord.THREAD_ID] = threading.get_native_id()
+        state[WorkerWord.CPU] = self.cpu
+        run_worker(self._worker, self._tables, self._batch)
+
+    def add_port(self, index, fd, receives):
+        """Send on `fd` for port `index`, and poll it too when it `receives`."""
+        self._worker.fds[index] = fd
+        if receives:
+            self._add_to_epoll(fd, index)
+
+    def del_port(self, index):
+        """Neither poll nor send; the descriptor may be closed when the worker has passed an epoch."""
+        fd = int(self._worker.fds[index])
+        self._worker.fds[index] = -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):  # it may only send, or be lost already
+                self._epoll.unregister(fd)
+
+    def kick(self):
+        """Wake the worker if it sleeps."""
+        os.eventfd_write(self.kick_fd, 1)
+
+    def join(self):
+        """Wait for the end of the loop and give the private memory back."""
+        self._thread.join()
+        self._epoll.close()
+
+
+@kernel
+def _read_cycles():
+    return cycles()
+
+
+def tsc_hz():
+    """Rate of the time-stamp counter against the monotonic clock, over 20 ms."""
+    began_ns, began = time.monotonic_ns(), _read_cycles()
+    time.sleep(0.02)
+    ended_ns, ended = time.monotonic_ns(), _read_cycles()
+    return int((ended - began) * 1_000_000_000 // (ended_ns - began_ns))
+
+
+def prepare():
+    """Load or compile the worker loop: runs it once, over memory of its own, with STOP set.
+
+    Returns the rate of the time-stamp counter in Hz.
+    """
+    shared = SharedState.create()
+    shared.control[Control.STOP] = 1
+    kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    worker = WorkerThread(shared, 0, 0, kick)
+    run_worker(worker._worker, worker._tables, worker._batch)
+    worker._epoll.close()
+    os.close(kick)
+    os.close(shared.fd)
+    return tsc_hz()

@@ -1,0 +1,47 @@
+"""System calls for compiled code.
+
+The symbols are the C library's, which every Python process has loaded: numba resolves them by
+name when machine code is loaded, from the cache too.
+Errors: a result of -1 and `errno()`; nothing raises.
+"""
+
+from numba import types
+
+from kernels.jit import PYTHON_MODE, helper
+from kernels.memory import load_u32
+
+EINTR = 4  # asm-generic/errno-base.h
+EIO = 5
+EAGAIN = 11
+ENOMEM = 12
+ENODEV = 19
+EBADF = 9
+EPIPE = 32
+EBADFD = 77
+ENETDOWN = 100
+ENOBUFS = 105
+
+EPOLLIN = 0x1  # sys/epoll.h
+EPOLL_CTL_DEL = 2
+EPOLL_EVENT_BYTES = 12  # struct epoll_event is packed on x86-64
+CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
+
+
+def _external(name, result, *args):
+    return types.ExternalFunction(name, result(*args))
+
+
+readv = _external("readv", types.int64, types.int32, types.uint64, types.int32)
+writev = _external("writev", types.int64, types.int32, types.uint64, types.int32)
+read = _external("read", types.int64, types.int32, types.uint64, types.uint64)
+epoll_wait = _external("epoll_wait", types.int32, types.int32, types.uint64, types.int32, types.int32)
+epoll_ctl = _external("epoll_ctl", types.int32, types.int32, types.int32, types.int32, types.uint64)
+clock_gettime = _external("clock_gettime", types.int32, types.int32, types.uint64)
+_errno_location = _external("__errno_location", types.uint64)
+
+if not PYTHON_MODE:
+
+    @helper
+    def errno():
+        """Error number of this thread's last failed call."""
+        return load_u32(_errno_location())

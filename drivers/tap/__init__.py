@@ -1,0 +1,1 @@
+"""TAP ports: a network interface whose wire is the DPU."""

@@ -1,0 +1,111 @@
+"""TAP port, control half: make the interface and say what it can do.
+
+Source: linux/if_tun.h, Documentation/networking/tuntap.rst.
+Not:    addresses, routes, MTU and link state; `dpu_runtime/wiring.py` sets those.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+
+from drivers.netns import run_in_netns
+from drivers.port import Capabilities, Kind, PortError
+
+TUN_DEVICE = "/dev/net/tun"
+TUNSETIFF = 0x400454CA
+TUNSETOFFLOAD = 0x400454D0
+TUNSETVNETHDRSZ = 0x400454D8
+IFF_TAP = 0x0002
+IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
+IFF_MULTI_QUEUE = 0x0100
+TUN_F_CSUM = 0x01
+TUN_F_TSO4 = 0x02
+TUN_F_TSO6 = 0x04
+TUN_F_TSO_ECN = 0x08
+TUN_F_USO4 = 0x20
+TUN_F_USO6 = 0x40  # Linux >= 6.2, and only together with USO4
+VNET_HDR_BYTES = 12  # virtio_net_hdr_mrg_rxbuf, virtio 1.2 5.1.6
+MTU_MAX = 65535 - 14  # octets; the kernel takes the Ethernet header off 65535 for a TAP
+
+
+class TapPort:
+    """One TAP interface, made in its network namespace; gone when the last descriptor is closed."""
+
+    kind = Kind.TAP
+
+    def __init__(self, name, ifname, netns=None, queues=1, offload=True):
+        self.name = name
+        self.ifname = ifname
+        self.netns = netns
+        self.queues = queues
+        self.offload = offload
+        self.capabilities = Capabilities()
+        self.fds = []
+
+    def open(self):
+        """Make the interface; returns one non-blocking descriptor a queue.
+
+        Raises PortError: no /dev/net/tun, no right, no such namespace, name taken.
+        """
+        try:
+            run_in_netns(self.netns, self._open_queues, port=self.name)
+            self._negotiate_offload()
+        except BaseException:
+            self.close()
+            raise
+        return self.fds
+
+    def adopt(self, fds):
+        """Take over the descriptors of an interface that exists already."""
+        self.fds = list(fds)
+        self._negotiate_offload()
+
+    def close(self):
+        """Close every queue; the interface goes with the last of them, here and in the data plane."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+
+    def _open_queues(self):
+        if self.ifname in (name for _, name in socket.if_nameindex()):
+            text = f"interface {self.ifname!r} exists already in netns {self.netns or 'of the host'!r}"
+            raise PortError(self.name, "TUNSETIFF", errno.EEXIST, text)
+        for _ in range(self.queues):
+            try:
+                fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                text = f"{os.strerror(error.errno)}; a tap port needs {TUN_DEVICE} and CAP_NET_ADMIN"
+                raise PortError(self.name, f"open {TUN_DEVICE}", error.errno, text) from None
+            self.fds.append(fd)
+            flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE
+            self._ioctl(fd, TUNSETIFF, "TUNSETIFF", struct.pack("16sH22x", self.ifname.encode(), flags))
+            self._ioctl(fd, TUNSETVNETHDRSZ, "TUNSETVNETHDRSZ", struct.pack("i", VNET_HDR_BYTES))
+
+    def _ioctl(self, fd, request, call, argument):
+        try:
+            fcntl.ioctl(fd, request, argument)
+        except OSError as error:
+            hint = "; a tap port needs CAP_NET_ADMIN (run as root)" if error.errno == errno.EPERM else ""
+            text = f"interface {self.ifname!r}: {os.strerror(error.errno)}{hint}"
+            raise PortError(self.name, call, error.errno, text) from None
+
+    def _negotiate_offload(self):
+        """Ask for the most the kernel gives; say what is missing."""
+        got = Capabilities(queues=len(self.fds), gro=True)
+        self.capabilities = got
+        if not self.offload:
+            self._ioctl(self.fds[0], TUNSETOFFLOAD, "TUNSETOFFLOAD", 0)
+            got.gro = False
+            got.notes.append("offloads are off: the configuration says offload = false")
+            return
+        tso = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
+        try:
+            fcntl.ioctl(self.fds[0], TUNSETOFFLOAD, tso | TUN_F_USO4 | TUN_F_USO6)
+            got.uso = True
+        except OSError:
+            got.notes.append("no USO: this kernel is older than Linux 6.2; large UDP is cut in software")
+            self._ioctl(self.fds[0], TUNSETOFFLOAD, "TUNSETOFFLOAD", tso)
+        got.tx_csum = got.tso4 = got.tso6 = got.ecn = True

@@ -1,0 +1,184 @@
+"""The virtio-net header: offload metadata as it comes in and goes out.
+
+Spec: virtio 1.2 5.1.6 (`struct virtio_net_hdr`), 5.1.6.2 and 5.1.6.4 (what each side must set).
+In:   the 12 octets in front of `l2_offset`, little-endian.
+Out:  meta's offload fields; verdict, drop_reason.
+Not:  the legacy 10-octet header; UFO, which is never negotiated.
+"""
+
+import numpy as np
+
+from kernels.drops import Drop
+from kernels.jit import helper, kernel
+from kernels.layout import (
+    PARSED_IPV4,
+    PARSED_IPV6,
+    VERDICT_DROP,
+    VERDICT_PASS,
+    VIRTIO_NET_HDR_F_DATA_VALID,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM,
+    VIRTIO_NET_HDR_GSO_ECN,
+    VIRTIO_NET_HDR_GSO_NONE,
+    VIRTIO_NET_HDR_GSO_TCPV4,
+    VIRTIO_NET_HDR_GSO_TCPV6,
+    VIRTIO_NET_HDR_GSO_UDP_L4,
+)
+
+VNET_HDR_BYTES = 12  # octets, with num_buffers
+# octets from the start of the header
+FLAGS_OFFSET = 0
+GSO_TYPE_OFFSET = 1
+HDR_LEN_OFFSET = 2
+GSO_SIZE_OFFSET = 4
+CSUM_START_OFFSET = 6
+CSUM_OFFSET_OFFSET = 8
+NUM_BUFFERS_OFFSET = 10
+
+_TCP = 6
+_UDP = 17
+_SCTP = 132
+_FLAGS_KNOWN = VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID
+_CHECKSUM_BYTES = 2
+
+
+@helper
+def _le16(row, offset):
+    o = np.uint64(offset)
+    return np.uint32(row[o]) | (np.uint32(row[o + np.uint64(1)]) << np.uint32(8))
+
+
+@helper
+def _put_le16(row, offset, value):
+    o = np.uint64(offset)
+    v = np.uint32(value)
+    row[o] = np.uint8(v & np.uint32(0xFF))
+    row[o + np.uint64(1)] = np.uint8((v >> np.uint32(8)) & np.uint32(0xFF))
+
+
+@kernel
+def decode_vnet(headers, meta, count):
+    """Copy the header in front of each of `count` frames into meta; judges nothing.
+
+    headers  uint8[n, ROW_BYTES]   in, 12 octets before l2_offset
+    meta     META_DTYPE[n]         out offload, gso_type, gso_hdr_len, gso_size, csum_start, csum_offset
+
+    `csum_start` becomes an offset into the row; one that would leave 16 bits becomes 0xFFFF,
+    which `check_vnet` drops. Returns count.
+    """
+    for i in range(count):
+        row = headers[i]
+        m = meta[i]
+        l2 = np.uint64(m["l2_offset"])
+        at = l2 - np.uint64(VNET_HDR_BYTES)
+        m["offload"] = row[at]
+        m["gso_type"] = row[at + np.uint64(GSO_TYPE_OFFSET)]
+        m["gso_hdr_len"] = _le16(row, at + np.uint64(HDR_LEN_OFFSET))
+        m["gso_size"] = _le16(row, at + np.uint64(GSO_SIZE_OFFSET))
+        start = np.uint64(_le16(row, at + np.uint64(CSUM_START_OFFSET))) + l2
+        m["csum_start"] = min(start, np.uint64(0xFFFF))
+        m["csum_offset"] = _le16(row, at + np.uint64(CSUM_OFFSET_OFFSET))
+    return count
+
+
+@helper
+def _check_checksum(m):
+    """Judge csum_start and csum_offset of a packet whose checksum is owed."""
+    start = np.int64(m["csum_start"])
+    offset = np.int64(m["csum_offset"])
+    l4 = np.int64(m["l4_offset"])
+    floor = l4 if l4 != 0 else np.int64(m["l3_offset"])
+    if floor == 0:
+        floor = np.int64(m["l2_offset"])
+    if start < floor or start >= np.int64(m["header_end"]):
+        return Drop.VNET_CSUM_START
+    if start + offset + _CHECKSUM_BYTES > np.int64(m["header_end"]):
+        return Drop.VNET_CSUM_OFFSET
+    if start == l4:
+        proto = m["ip_proto"]
+        if (
+            (proto == _TCP and offset != 16)
+            or (proto == _UDP and offset != 6)
+            or (proto == _SCTP and offset != 8)
+        ):
+            return Drop.VNET_CSUM_OFFSET
+    return Drop.NONE
+
+
+@helper
+def _check_gso(m):
+    """Judge gso_type, gso_size and hdr_len of a packet that is to be segmented later."""
+    kind = m["gso_type"] & ~VIRTIO_NET_HDR_GSO_ECN
+    proto = m["ip_proto"]
+    parsed = m["parsed"]
+    tcp = m["l4_offset"] != 0 and proto == _TCP
+    udp = m["l4_offset"] != 0 and proto == _UDP
+    if kind == VIRTIO_NET_HDR_GSO_TCPV4:
+        fits = tcp and parsed & PARSED_IPV4
+    elif kind == VIRTIO_NET_HDR_GSO_TCPV6:
+        fits = tcp and parsed & PARSED_IPV6
+    elif kind == VIRTIO_NET_HDR_GSO_UDP_L4:
+        fits = udp and not m["gso_type"] & VIRTIO_NET_HDR_GSO_ECN
+    else:
+        fits = False
+    if not fits:
+        return Drop.VNET_GSO_TYPE
+    if not m["offload"] & VIRTIO_NET_HDR_F_NEEDS_CSUM or m["csum_start"] != m["l4_offset"]:
+        return Drop.VNET_FLAGS  # 5.1.6.2: a GSO packet's checksum is always owed
+    if m["gso_size"] == 0:
+        return Drop.VNET_GSO_SIZE
+    if np.int64(m["gso_hdr_len"]) > np.int64(m["frame_len"]):
+        return Drop.VNET_HDR_LEN
+    return Drop.NONE
+
+
+@kernel
+def check_vnet(headers, meta, count, drops):
+    """Drop packets whose offload metadata contradicts what was parsed.
+
+    headers  uint8[n, ROW_BYTES]         not read
+    meta     META_DTYPE[n]               in parsed and offload fields, out verdict, drop_reason
+    drops    uint64[DROP_REASON_COUNT]   in/out, packets
+
+    A checksum may be owed beyond the outer layer 4 header (a tunnel's inner packet), never in
+    front of it. Returns packets passed.
+    """
+    passed = 0
+    for i in range(count):
+        m = meta[i]
+        if m["verdict"] != VERDICT_PASS:
+            continue
+        reason = np.int64(Drop.NONE)
+        if m["offload"] & ~_FLAGS_KNOWN:
+            reason = np.int64(Drop.VNET_FLAGS)
+        elif m["offload"] & VIRTIO_NET_HDR_F_NEEDS_CSUM:
+            reason = np.int64(_check_checksum(m))
+        if reason == Drop.NONE and m["gso_type"] != VIRTIO_NET_HDR_GSO_NONE:
+            reason = np.int64(_check_gso(m))
+        if reason != Drop.NONE:
+            m["verdict"] = VERDICT_DROP
+            m["drop_reason"] = reason
+            drops[reason] += np.uint64(1)
+        else:
+            passed += 1
+    return passed
+
+
+@helper
+def encode_vnet(row, m):
+    """Write the header of packet `m` in front of its frame in `row`.
+
+    hdr_len is what this side parsed (5.1.6.2), never what came in.
+    """
+    l2 = np.uint64(m["l2_offset"])
+    at = l2 - np.uint64(VNET_HDR_BYTES)
+    row[at] = m["offload"]
+    row[at + np.uint64(GSO_TYPE_OFFSET)] = m["gso_type"]
+    owed = m["offload"] & VIRTIO_NET_HDR_F_NEEDS_CSUM
+    gso = m["gso_type"] != VIRTIO_NET_HDR_GSO_NONE
+    _put_le16(row, at + np.uint64(HDR_LEN_OFFSET), np.uint64(m["l5_offset"]) - l2 if gso else np.uint64(0))
+    _put_le16(row, at + np.uint64(GSO_SIZE_OFFSET), m["gso_size"] if gso else 0)
+    _put_le16(
+        row, at + np.uint64(CSUM_START_OFFSET), np.uint64(m["csum_start"]) - l2 if owed else np.uint64(0)
+    )
+    _put_le16(row, at + np.uint64(CSUM_OFFSET_OFFSET), m["csum_offset"] if owed else 0)
+    _put_le16(row, at + np.uint64(NUM_BUFFERS_OFFSET), 0)
