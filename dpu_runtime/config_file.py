@@ -52,7 +52,7 @@ def parse_config(text, file=""):
 def config_toml(config):
     """TOML text of a `Config`: what differs from the defaults, one table a port and a rule."""
     document = tomlkit.document()
-    runtime = _said(config.runtime)
+    runtime = said(config.runtime)
     if runtime:
         document["runtime"] = runtime
     for key, items in (("port", config.port), ("rule", config.rule)):
@@ -60,7 +60,7 @@ def config_toml(config):
             tables = tomlkit.aot()
             for item in items:
                 table = tomlkit.table()
-                table.update(_said(item))
+                table.update(said(item))
                 tables.append(table)
             document[key] = tables
     return tomlkit.dumps(document)
@@ -186,12 +186,12 @@ def _indexed(names, counts):
     return keys
 
 
-def _said(model):
+def said(model):
     """What of a model must be written so that reading it gives an equal one."""
     data = model.model_dump(mode="json")
-    said = {}
+    saying = {}
     for name, field in type(model).model_fields.items():
         default = field.get_default(call_default_factory=True, validated_data=data)
         if data[name] is not None and (field.is_required() or getattr(model, name) != default):
-            said[name] = data[name]
-    return said
+            saying[name] = data[name]
+    return saying

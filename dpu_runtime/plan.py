@@ -8,6 +8,7 @@ where the failure left things to where they were.
 from dataclasses import dataclass
 
 from dpu_runtime.config import Config, PortConfig, RuntimeConfig
+from dpu_runtime.config_file import said
 from dpu_runtime.config_rule import RuleConfig
 from dpu_runtime.errors import Problem
 
@@ -153,26 +154,19 @@ def _changes(noun, old, new):
     after = {item.name: item for item in new}
     lines = [f"- {noun} {name}" for name in before if name not in after]
     for name, item in after.items():
-        now = _flat(item)
         if name not in before:
-            lines.append(f"+ {noun} {name}: " + ", ".join(f"{key} {value}" for key, value in now.items()))
+            words = (f"{key} {_text(value)}" for key, value in said(item).items() if key != "name")
+            lines.append(f"+ {noun} {name}: " + ", ".join(words))
         elif before[name] != item:
-            was = _flat(before[name])
+            was, now = before[name].model_dump(mode="json"), item.model_dump(mode="json")
             keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-            changes = (f"{key} {was.get(key, 'none')} -> {now.get(key, 'none')}" for key in keys)
-            lines.append(f"~ {noun} {name}: " + ", ".join(changes))
+            words = (f"{key} {_text(was.get(key))} -> {_text(now.get(key))}" for key in keys)
+            lines.append(f"~ {noun} {name}: " + ", ".join(words))
     return lines
 
 
-def _flat(model):
-    """{key: text} of what a port or rule says, without its name, defaults and empty lists."""
-    data = model.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    data.pop("name")
-    flat = {}
-    for key, value in data.items():
-        if isinstance(value, list):
-            items = [" via ".join(item.values()) if isinstance(item, dict) else str(item) for item in value]
-            flat[key] = "[" + " ".join(items) + "]"
-        else:
-            flat[key] = str(value).lower() if isinstance(value, bool) else str(value)
-    return flat
+def _text(value):
+    if isinstance(value, list):
+        items = [" via ".join(item.values()) if isinstance(item, dict) else str(item) for item in value]
+        return "[" + " ".join(items) + "]"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,99 @@
+"""A device in memory: what the control surface is tested with.
+
+It keeps ports and rules in plain dictionaries, refuses what a real one would refuse for wrong order (a rule
+that names a missing port, a port that rules still name), and fails where a test tells it to.
+"""
+
+import errno
+import time
+
+from drivers.port import PortError
+
+
+class MemoryDevice:
+    """Has the interface of `dpu_runtime.control.Device`."""
+
+    def __init__(self, runtime=None, adopted=False, in_place=("mtu", "vlan", "trunk", "spoof_check")):
+        self.runtime = runtime
+        self.adopted = adopted
+        self.in_place = set(in_place)
+        self.ports = {}
+        self.rules = []
+        self.defaults = ("allow", "allow")
+        self.calls = []
+        self.fail = {}  # call text -> times it still fails
+        self.running = False
+        self.is_healthy = True
+        self.packets = 0
+
+    def preset(self, config):
+        """Have what `config` says already: a data plane that is adopted."""
+        self.ports = {port.name: port for port in config.port}
+        self.rules = list(config.rule)
+        self.defaults = (config.runtime.default_ingress, config.runtime.default_egress)
+
+    def _called(self, text, name=""):
+        self.calls.append(text)
+        if self.fail.get(text, 0):
+            self.fail[text] -= 1
+            raise PortError(name or "none", text.split()[0], errno.EBUSY)
+
+    async def start(self):
+        self._called("start")
+        self.running = True
+
+    async def stop(self):
+        self.calls.append("stop")
+        self.running = False
+
+    async def add_port(self, port):
+        self._called(f"add {port.name}", port.name)
+        assert port.name not in self.ports
+        for other in self.ports.values():
+            if (other.netns, other.ifname) == (port.netns, port.ifname):
+                raise PortError(port.name, "TUNSETIFF", errno.EBUSY)
+        self.ports[port.name] = port
+
+    async def del_port(self, name):
+        self._called(f"del {name}", name)
+        assert not any(name in (rule.in_port, rule.out_port) for rule in self.rules)
+        del self.ports[name]
+
+    async def update_port(self, old, new):
+        self._called(f"update {new.name}", new.name)
+        assert self.ports[old.name] == old
+        changed = {key for key in type(new).model_fields if getattr(old, key) != getattr(new, key)}
+        if not changed <= self.in_place:
+            return False
+        self.ports[new.name] = new
+        return True
+
+    async def set_rules(self, rules, default_ingress, default_egress):
+        self._called("rules")
+        for rule in rules:
+            assert {rule.in_port, rule.out_port} - {None} <= set(self.ports), rule
+        self.rules = list(rules)
+        self.defaults = (default_ingress, default_egress)
+
+    def port_info(self, name):
+        return {"up": True, "queues": 1, "notes": []}
+
+    def stats(self):
+        self.packets += 100
+        counters = {"rx_packets": self.packets, "rx_bytes": self.packets * 64, "rx_dropped": 0}
+        counters |= {"tx_packets": 0, "tx_bytes": 0, "tx_dropped": 0}
+        return {
+            "ports": {name: dict(counters) for name in self.ports},
+            "drops": {"ACL_INGRESS": 7, "RUNT": 0},
+            "kernels": {"parse": {"packets": self.packets, "cycles": self.packets * 50}},
+            "workers": [{"cpu": 1, "bursts": 3}],
+        }
+
+    def rule_hits(self):
+        return {rule.name: (i, i * 64) for i, rule in enumerate(self.rules)}
+
+    def status(self):
+        return {"pid": 1, "workers": [1], "started": time.time(), "adopted": self.adopted}
+
+    async def healthy(self):
+        return self.is_healthy
