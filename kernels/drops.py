@@ -61,6 +61,8 @@ class Drop(enum.IntEnum):
     RESTART = 43  # in the hands of a data plane that died
     CHECKSUM_UNSUPPORTED = 44  # owed checksum that cannot be finished
     RX_ERROR = 45
+    IPV6_FRAGMENT = 46  # fragment past 65535 octets
+    LINK_LOCAL = 47  # 01-80-C2-00-00-0X, for the bridge itself, never forwarded
 
 
 DROP_REASON_COUNT = 64  # room to grow without a new layout
