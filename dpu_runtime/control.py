@@ -90,7 +90,7 @@ class Control:
     async def add_port(self, port):
         """Add a port. Raises ConfigError when its name is taken, ApplyError when the device refuses."""
         async with self._lock:
-            await self._edit(port=[*self.running.port, port])
+            await self._edit(port=[*self.running.port, port], new=f"port[{len(self.running.port)}].")
 
     async def del_port(self, name):
         """Delete a port. Raises ApplyError when there is none, or a rule names it."""
@@ -104,7 +104,7 @@ class Control:
     async def add_rule(self, rule):
         """Add a rule; returns its name, made up if it had none."""
         async with self._lock:
-            await self._edit(rule=[*self.running.rule, rule])
+            await self._edit(rule=[*self.running.rule, rule], new=f"rule[{len(self.running.rule)}].")
             return self.running.rule[-1].name
 
     async def del_rule(self, name):
@@ -125,10 +125,17 @@ class Control:
         if name not in there:
             raise ApplyError(f"no {noun} {name!r}, there are: {', '.join(there) or 'none'}")
 
-    async def _edit(self, **lists):
-        await self._apply(
-            {"runtime": self.running.runtime, "port": self.running.port, "rule": self.running.rule, **lists}
-        )
+    async def _edit(self, new="", **lists):
+        """Change one list; `new` is the place of an added item, whose keys the caller knows without it."""
+        running = self.running
+        try:
+            await self._apply(
+                {"runtime": running.runtime, "port": running.port, "rule": running.rule, **lists}
+            )
+        except ConfigError as error:
+            for problem in error.problems:
+                problem.key = problem.key.removeprefix(new)
+            raise ConfigError(error.problems) from None
 
     async def _apply(self, parts, dry_run=False):
         try:

@@ -53,9 +53,9 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         self._state.lock()
+        stopped = loop.create_task(self._stop.wait())
         try:
             starting = loop.create_task(self._start())
-            stopped = loop.create_task(self._stop.wait())
             await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
                 starting.cancel()
@@ -66,6 +66,7 @@ class Daemon:
             else:
                 await self._serve(stopped)
         finally:
+            stopped.cancel()
             await self._end()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import socket
 import stat
@@ -123,7 +124,7 @@ class Server:
     async def _answer(self, line):
         """Return the response to a message, or None when it has only notifications."""
         try:
-            message = json.loads(line, parse_constant=_refuse_constant)
+            message = json.loads(line, parse_constant=_refuse_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             return _error(None, PARSE_ERROR, f"not JSON: {error}")
         if not isinstance(message, list):
@@ -168,6 +169,13 @@ def _checked(request):
 
 def _refuse_constant(name):
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text):
+    number = float(text)
+    if math.isinf(number):  # 1e999 is JSON, but has no answer that is
+        raise ValueError(f"{text} is out of range")
+    return number
 
 
 def _error(identity, code, message, data=None):
