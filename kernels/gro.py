@@ -1,0 +1,281 @@
+"""Generic receive offload: merge the packets of a flow within a burst into one large GSO packet.
+
+Spec: Linux tcp_gro_receive and tcp_gro_complete, udp_gro_receive_segment; virtio 1.2 5.1.6.2.
+In:   the packets going to one port, in order, that came from a port with PORT_RX_GRO.
+Out:  the first of a run becomes a GSO packet that owes its checksum; VERDICT_MERGED on the others.
+Not:  packets are not held back for the next burst.
+
+TCP is merged when the egress port takes TSO of its family. UDP is merged when it takes USO, which is
+what Linux's `rx-udp-gro-forwarding` does: datagrams keep their borders, as the far side cuts them or hands
+them to a socket that asked for it (UDP_GRO). What qualifies and what follows what: gro_match.py.
+
+Order within a flow is kept: a packet that cannot be put behind its flow's open packet closes that.
+Packets of other flows may be overtaken, as with any GRO.
+"""
+
+import numpy as np
+
+from kernels.checksum import fold, pseudo_header_sum, update16
+from kernels.gro_match import (
+    ID_UNRELATED,
+    checksum_good,
+    ends_flow,
+    id_step,
+    mergeable_payload,
+    same_flow,
+    same_headers,
+    sequence_number,
+)
+from kernels.jit import helper, kernel
+from kernels.layout import (
+    PARSED_IPV4,
+    ROW_BYTES,
+    VERDICT_MERGED,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM,
+    VIRTIO_NET_HDR_GSO_TCPV4,
+    VIRTIO_NET_HDR_GSO_TCPV6,
+    VIRTIO_NET_HDR_GSO_UDP_L4,
+)
+from kernels.memory import address_of, copy_memory
+from kernels.payload import IPPROTO_TCP, IPV6_BYTES
+from kernels.segment import (
+    GSO_SIZE_MIN,
+    IPV4_CHECKSUM_OFFSET,
+    IPV4_LENGTH_OFFSET,
+    IPV6_LENGTH_OFFSET,
+    TCP_CHECKSUM_OFFSET,
+    TCP_FIN,
+    TCP_FLAGS_OFFSET,
+    TCP_PSH,
+    UDP_CHECKSUM_OFFSET,
+    UDP_LENGTH_OFFSET,
+)
+from kernels.wire import be16, put_be16
+
+GRO_FLOWS_MAX = 8  # open flows that a packet is compared with, Linux MAX_GRO_SKBS
+GRO_SEGMENTS_MAX = 64  # packets merged into one, Linux UDP_GRO_CNT_MAX
+GRO_BYTES_MAX = 65535  # octets from l3_offset: what a length field and meta.l3_len can say
+
+# Scratch of one call, a row a packet of the batch; a packet's row is in use while it is a head or
+# a member. Heads of open flows are a list, newest first; the members of a head are another.
+GRO_DTYPE = np.dtype(
+    [
+        ("older", "u2"),  # next open head
+        ("next", "u2"),  # next member
+        ("last", "u2"),  # last member
+        ("segments", "u2"),  # packets, the head included; 0: not a head
+        ("size", "u2"),  # octets of payload of the head, gso_size to be
+        ("id_step", "u2"),  # 0: fixed IPv4 identification
+        ("payload_len", "u4"),  # octets of payload of all
+        ("next_sequence", "u4"),  # TCP
+    ],
+    align=True,
+)
+GRO_NONE = 0xFFFF  # end of a list
+
+
+@kernel
+def gro_merge(headers, meta, order, count, ports, out_port, arena, arena_used, gro):
+    """Merge what can be merged of the packets on their way to `out_port`.
+
+    headers     uint8[n, ROW_BYTES]    in/out, headers of merged packets
+    meta        META_DTYPE[n]          in/out
+    order       uint16[m]              in/out, indices of the packets; merged ones are taken out
+    count       int, 0 <= count <= m   packets in `order`
+    ports       PORT_DTYPE[]           in
+    out_port    int                    index into ports
+    arena       uint8[]                out, payload of merged packets; must last until they are sent
+    arena_used  uint64[1]              in/out, octets of `arena` in use; the caller resets it
+    gro         GRO_DTYPE[n]           scratch
+
+    Returns packets left in `order`. A packet whose payload has no room in the arena stays as it is.
+    """
+    out_flags = np.int64(ports[out_port]["flags"])
+    room = np.int64(len(arena)) - np.int64(arena_used[0])
+    newest = GRO_NONE
+    for k in range(count):
+        i = np.int64(order[k])
+        gro[i]["segments"] = 0
+        size = mergeable_payload(headers, meta, i, ports, out_flags)
+        newest, room = _take(headers, meta, i, size, newest, room, gro)
+    left = 0
+    for k in range(count):
+        i = np.int64(order[k])
+        if meta[i]["verdict"] == VERDICT_MERGED:
+            continue
+        if gro[i]["segments"] > 1:
+            _join(headers, meta, i, arena, arena_used, gro)
+        order[left] = i
+        left += 1
+    return left
+
+
+@helper
+def _take(headers, meta, i, size, newest, room, gro):
+    """Put packet `i` behind its flow's open head, or make it one. Returns (newest head, arena room).
+
+    size  payload octets of a packet that may be merged, else 0
+    """
+    head = newest
+    previous = GRO_NONE
+    seen = 1
+    while head != GRO_NONE and not same_flow(meta[head], meta[i]):
+        if seen == GRO_FLOWS_MAX:
+            # forget the oldest; it must not come into reach again behind a younger one of its flow
+            gro[previous]["older"] = GRO_NONE
+            head = GRO_NONE
+            break
+        previous = head
+        head = np.int64(gro[head]["older"])
+        seen += 1
+    if head != GRO_NONE:
+        promised = _append(headers, meta, head, i, size, room, gro)
+        if promised > 0 and size == gro[head]["size"] and not ends_flow(headers, meta[i], i):
+            return newest, room - promised
+        older = np.int64(gro[head]["older"])
+        if previous == GRO_NONE:
+            newest = older
+        else:
+            gro[previous]["older"] = older
+        if promised > 0:
+            return newest, room - promised
+    size_min = GSO_SIZE_MIN if meta[i]["ip_proto"] == IPPROTO_TCP else 1
+    if size < size_min or ends_flow(headers, meta[i], i):
+        return newest, room
+    flow = gro[i]
+    flow["older"] = newest
+    flow["next"] = GRO_NONE
+    flow["last"] = i
+    flow["segments"] = 1
+    flow["size"] = size
+    flow["payload_len"] = size
+    if meta[i]["ip_proto"] == IPPROTO_TCP:
+        flow["next_sequence"] = (sequence_number(headers, meta[i], i) + size) & 0xFFFFFFFF
+    return i, room
+
+
+@helper
+def _append(headers, meta, head, i, size, room, gro):
+    """Make packet `i` a member of `head` if it continues it; returns the arena octets promised, or 0."""
+    flow = gro[head]
+    segments = np.int64(flow["segments"])
+    payload_len = np.int64(flow["payload_len"])
+    promised = size
+    if segments == 1:
+        promised += np.int64(meta[head]["payload_len"])
+    header_bytes = np.int64(meta[head]["l5_offset"]) - np.int64(meta[head]["l3_offset"])
+    if size == 0 or size > np.int64(flow["size"]) or segments == GRO_SEGMENTS_MAX or promised > room:
+        return 0
+    if header_bytes + payload_len + size > GRO_BYTES_MAX or not same_headers(headers, meta, head, i):
+        return 0
+    is_tcp = meta[i]["ip_proto"] == IPPROTO_TCP
+    if is_tcp and sequence_number(headers, meta[i], i) != np.int64(flow["next_sequence"]):
+        return 0
+    step = id_step(headers, meta, head, i, segments)
+    if step == ID_UNRELATED or (segments > 1 and step != np.int64(flow["id_step"])):
+        return 0
+    # checked last, it is the expensive part; the head's only now that it is needed
+    if segments == 1 and not checksum_good(headers, meta, head):
+        return 0
+    if not checksum_good(headers, meta, i):
+        return 0
+    gro[np.int64(flow["last"])]["next"] = i
+    gro[i]["next"] = GRO_NONE
+    flow["last"] = i
+    flow["segments"] = segments + 1
+    flow["id_step"] = step
+    flow["payload_len"] = payload_len + size
+    if is_tcp:
+        flow["next_sequence"] = (np.int64(flow["next_sequence"]) + size) & 0xFFFFFFFF
+    meta[i]["verdict"] = VERDICT_MERGED
+    return promised
+
+
+@helper
+def _join(headers, meta, head, arena, arena_used, gro):
+    """Bring the payload of `head` and its members together and make `head` a GSO packet."""
+    flow = gro[head]
+    record = meta[head]
+    l5 = np.int64(record["l5_offset"])
+    size = np.int64(flow["size"])
+    in_row = min(np.int64(record["header_end"]) - l5, size)  # without Ethernet padding
+    behind = np.uint64(record["payload_addr"])
+    start = np.uint64(arena_used[0])
+    record["header_end"] = l5 + in_row
+    record["payload_addr"] = address_of(arena) + start
+    record["payload_len"] = 0
+    _append_octets(headers, meta, head, behind, size - in_row)
+    left = np.int64(flow["payload_len"]) - size
+    member = np.int64(flow["next"])
+    while member != GRO_NONE:
+        m = meta[member]
+        # all but the last are as long as the head
+        member_len = min(left, size)
+        member_l5 = np.int64(m["l5_offset"])
+        in_row = min(np.int64(m["header_end"]) - member_l5, member_len)
+        _append_octets(headers, meta, head, address_of(headers[member]) + np.uint64(member_l5), in_row)
+        _append_octets(headers, meta, head, np.uint64(m["payload_addr"]), member_len - in_row)
+        left -= member_len
+        if record["ip_proto"] == IPPROTO_TCP:
+            _add_flags(headers[head], record, headers[member], TCP_PSH | TCP_FIN)
+        member = np.int64(gro[member]["next"])
+    arena_used[0] = start + np.uint64(record["payload_len"])
+    record["frame_len"] = l5 - np.int64(record["l2_offset"]) + np.int64(flow["payload_len"])
+    _finish_headers(headers[head], record, size)
+
+
+@helper
+def _append_octets(headers, meta, head, addr, size):
+    """Append octets to `head`: to its row while that has room, then to the arena."""
+    record = meta[head]
+    end = np.int64(record["header_end"])
+    in_row = min(size, ROW_BYTES - end)
+    if in_row > 0:
+        copy_memory(address_of(headers[head]) + np.uint64(end), addr, np.uint64(in_row))
+        record["header_end"] = end + in_row
+    rest = size - in_row
+    if rest > 0:
+        payload_len = np.uint64(record["payload_len"])
+        target = np.uint64(record["payload_addr"]) + payload_len
+        copy_memory(target, addr + np.uint64(in_row), np.uint64(rest))
+        record["payload_len"] = payload_len + np.uint64(rest)
+
+
+@helper
+def _add_flags(row, record, member_row, mask):
+    """Or the flags of a member that are in `mask` into those of the head."""
+    at = np.int64(record["l4_offset"]) + TCP_FLAGS_OFFSET + 1
+    flags = np.int64(row[at]) | (np.int64(member_row[at]) & mask)
+    row[at] = flags
+    record["tcp_flags"] = flags
+
+
+@helper
+def _finish_headers(row, record, size):
+    """Write lengths and the pseudo header's sum into the headers, and the offload fields."""
+    l3 = np.int64(record["l3_offset"])
+    l4 = np.int64(record["l4_offset"])
+    l3_len = np.int64(record["frame_len"]) - (l3 - np.int64(record["l2_offset"]))
+    l4_len = l3_len - (l4 - l3)
+    record["l3_len"] = l3_len
+    is_v4 = np.int64(record["parsed"]) & PARSED_IPV4 != 0
+    if is_v4:
+        old_len = be16(row, l3 + IPV4_LENGTH_OFFSET)
+        checksum = be16(row, l3 + IPV4_CHECKSUM_OFFSET)
+        put_be16(row, l3 + IPV4_LENGTH_OFFSET, l3_len)
+        put_be16(row, l3 + IPV4_CHECKSUM_OFFSET, update16(checksum, old_len, l3_len))
+    else:
+        put_be16(row, l3 + IPV6_LENGTH_OFFSET, l3_len - IPV6_BYTES)
+    checksum_offset = TCP_CHECKSUM_OFFSET
+    gso_type = VIRTIO_NET_HDR_GSO_TCPV4 if is_v4 else VIRTIO_NET_HDR_GSO_TCPV6
+    if record["ip_proto"] != IPPROTO_TCP:
+        checksum_offset = UDP_CHECKSUM_OFFSET
+        gso_type = VIRTIO_NET_HDR_GSO_UDP_L4
+        put_be16(row, l4 + UDP_LENGTH_OFFSET, l4_len)
+    put_be16(row, l4 + checksum_offset, fold(pseudo_header_sum(record, l4_len)))
+    record["offload"] = VIRTIO_NET_HDR_F_NEEDS_CSUM
+    record["csum_start"] = l4
+    record["csum_offset"] = checksum_offset
+    record["gso_type"] = gso_type
+    record["gso_size"] = size
+    record["gso_hdr_len"] = np.int64(record["l5_offset"]) - np.int64(record["l2_offset"])

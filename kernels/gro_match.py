@@ -1,0 +1,230 @@
+"""What GRO may put together: which packets qualify, and which continue another.
+
+Spec: what Linux's tcp_gro_receive, udp_gro_receive, inet_gro_receive and ipv6_gro_receive ask of two
+      packets; RFC 6864 (identification of atomic datagrams).
+In:   parsed fields, gso_type, offload, in_port; header octets.   Out: offload (DATA_VALID).
+Not:  CWR (it would have to stay on one segment), IPv4 options, IPv6 extension headers, fragments,
+      packets that are merged already.
+
+Merging must be undone by segmentation octet for octet. The one exception is Linux's as well: a fixed
+IPv4 identification under DF, which means nothing there, becomes an incremental one.
+"""
+
+import numpy as np
+
+from kernels.checksum_verify import verify_checksum
+from kernels.drops import Drop
+from kernels.jit import helper
+from kernels.layout import (
+    PARSED_AUTH,
+    PARSED_FRAGMENT,
+    PARSED_IP_OPTIONS,
+    PARSED_IPV4,
+    PORT_RX_GRO,
+    PORT_TX_CSUM,
+    PORT_TX_TSO4,
+    PORT_TX_TSO6,
+    PORT_TX_USO,
+    VERDICT_PASS,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM,
+)
+from kernels.memory import address_of, load_u8, load_u64
+from kernels.payload import IPPROTO_TCP, l4_payload_len
+from kernels.segment import (
+    IPV4_ID_OFFSET,
+    IPV6_LENGTH_OFFSET,
+    TCP_CHECKSUM_OFFSET,
+    TCP_FIN,
+    TCP_FLAGS_OFFSET,
+    TCP_PSH,
+    UDP_CHECKSUM_OFFSET,
+    UDP_LENGTH_OFFSET,
+)
+from kernels.wire import be16, be32
+
+IPV4_PLAIN = 0x45  # version 4, no options, RFC 791 3.1
+IPV4_FRAGMENT_OFFSET = 6  # octets: flags and fragment offset
+IPV4_DF = 0x4000
+IPV4_TTL_OFFSET = 8  # TTL and protocol
+IPV4_SOURCE_OFFSET = 12  # both addresses
+IPV6_NEXT_HEADER_OFFSET = 6  # octets, RFC 8200 3; next header, hop limit, both addresses
+TCP_ACK_OFFSET = 8  # octets, RFC 9293 3.1
+TCP_URGENT_OFFSET = 18  # urgent pointer, options behind it
+TCP_ACK = 0x10
+TCP_ECE = 0x40
+_TCP_MERGEABLE = TCP_ACK | TCP_PSH | TCP_FIN | TCP_ECE
+_TCP_SAME = 0xFFFF ^ (TCP_PSH | TCP_FIN)  # of the word of data offset and flags
+ID_UNRELATED = -1
+
+_0 = np.uint64(0)
+_1 = np.uint64(1)
+_8 = np.uint64(8)
+
+
+@helper
+def egress_merges(flags, record):
+    """Whether a port with PORT_* `flags` takes a GSO packet of the kind that `record` would become."""
+    if not flags & PORT_TX_CSUM:
+        return False
+    if record["ip_proto"] != IPPROTO_TCP:
+        return flags & PORT_TX_USO != 0
+    if np.int64(record["parsed"]) & PARSED_IPV4:
+        return flags & PORT_TX_TSO4 != 0
+    return flags & PORT_TX_TSO6 != 0
+
+
+@helper
+def mergeable_payload(headers, meta, i, ports, out_flags):
+    """Octets of payload of packet `i` if it may be merged at all, else 0. Checksums are not looked at."""
+    record = meta[i]
+    in_port = np.int64(record["in_port"])
+    if record["verdict"] != VERDICT_PASS or record["gso_type"] != 0 or in_port >= len(ports):
+        return 0
+    if not np.int64(ports[in_port]["flags"]) & PORT_RX_GRO or not egress_merges(out_flags, record):
+        return 0
+    payload_len = l4_payload_len(record)
+    if payload_len <= 0 or np.int64(record["parsed"]) & (PARSED_FRAGMENT | PARSED_AUTH | PARSED_IP_OPTIONS):
+        return 0
+    row = headers[i]
+    l3 = np.int64(record["l3_offset"])
+    l4 = np.int64(record["l4_offset"])
+    if np.int64(record["parsed"]) & PARSED_IPV4 and (
+        row[l3] != IPV4_PLAIN or np.int64(be16(row, l3 + IPV4_FRAGMENT_OFFSET)) & ~IPV4_DF
+    ):
+        return 0
+    owed = np.int64(record["offload"]) & VIRTIO_NET_HDR_F_NEEDS_CSUM
+    if record["ip_proto"] == IPPROTO_TCP:
+        flags = np.int64(row[l4 + TCP_FLAGS_OFFSET + 1])
+        checksum_offset = TCP_CHECKSUM_OFFSET
+        plain = flags & ~_TCP_MERGEABLE == 0 and flags & TCP_ACK != 0
+    else:
+        checksum_offset = UDP_CHECKSUM_OFFSET
+        l4_len = np.int64(record["l3_len"]) - (l4 - l3)
+        plain = np.int64(be16(row, l4 + UDP_LENGTH_OFFSET)) == l4_len
+        if not owed and be16(row, l4 + UDP_CHECKSUM_OFFSET) == 0:
+            plain = False  # no checksum: it would get one
+    if owed and (record["csum_start"] != record["l4_offset"] or record["csum_offset"] != checksum_offset):
+        plain = False
+    return payload_len if plain else 0
+
+
+@helper
+def ends_flow(headers, record, i):
+    """Whether nothing may be put behind packet `i`: FIN, or PSH, which says where to hand over."""
+    if record["ip_proto"] != IPPROTO_TCP:
+        return False
+    flags = headers[i, np.int64(record["l4_offset"]) + TCP_FLAGS_OFFSET + 1]
+    return flags & (TCP_PSH | TCP_FIN) != 0
+
+
+@helper
+def same_flow(a, b):
+    """Whether two records have the same addresses, protocol and ports."""
+    return (
+        a["src_lo"] == b["src_lo"]
+        and a["dst_lo"] == b["dst_lo"]
+        and a["src_port"] == b["src_port"]
+        and a["dst_port"] == b["dst_port"]
+        and a["ip_proto"] == b["ip_proto"]
+        and a["src_hi"] == b["src_hi"]
+        and a["dst_hi"] == b["dst_hi"]
+    )
+
+
+@helper
+def equal_octets(addr_a, addr_b, size):
+    """Whether `size` octets at two addresses are equal."""
+    at = _0
+    end = np.uint64(size)
+    a = np.uint64(addr_a)
+    b = np.uint64(addr_b)
+    while at + _8 <= end:
+        if load_u64(a + at) != load_u64(b + at):
+            return False
+        at += _8
+    while at < end:
+        if load_u8(a + at) != load_u8(b + at):
+            return False
+        at += _1
+    return True
+
+
+@helper
+def same_headers(headers, meta, head, i):
+    """Whether all header octets are equal that segmentation would copy from `head` into `i`.
+
+    Both are mergeable and of one flow. Lengths, identification, checksums, sequence number, PSH and FIN
+    are the caller's.
+    """
+    a = meta[head]
+    b = meta[i]
+    if a["in_port"] != b["in_port"] or a["l2_offset"] != b["l2_offset"] or a["parsed"] != b["parsed"]:
+        return False
+    if a["l3_offset"] != b["l3_offset"] or a["l4_offset"] != b["l4_offset"]:
+        return False
+    if a["l5_offset"] != b["l5_offset"]:
+        return False
+    l2 = np.int64(a["l2_offset"])
+    l3 = np.int64(a["l3_offset"])
+    l4 = np.int64(a["l4_offset"])
+    row_a = address_of(headers[head])
+    row_b = address_of(headers[i])
+    # MACs, tags, ethertype, and of IP: version, header length, TOS
+    if not _equal_rows(row_a, row_b, l2, l3 - l2 + 2):
+        return False
+    if np.int64(a["parsed"]) & PARSED_IPV4:
+        same = _equal_rows(row_a, row_b, l3 + IPV4_FRAGMENT_OFFSET, 4)
+        same = same and _equal_rows(row_a, row_b, l3 + IPV4_SOURCE_OFFSET, l4 - l3 - IPV4_SOURCE_OFFSET)
+    else:
+        # flow label; then next header, hop limit and addresses
+        same = _equal_rows(row_a, row_b, l3 + 2, IPV6_LENGTH_OFFSET - 2)
+        same = same and _equal_rows(
+            row_a, row_b, l3 + IPV6_NEXT_HEADER_OFFSET, l4 - l3 - IPV6_NEXT_HEADER_OFFSET
+        )
+    if not same or a["ip_proto"] != IPPROTO_TCP:
+        return same and _equal_rows(row_a, row_b, l4, UDP_LENGTH_OFFSET)
+    flags_a = np.int64(be16(headers[head], l4 + TCP_FLAGS_OFFSET))
+    flags_b = np.int64(be16(headers[i], l4 + TCP_FLAGS_OFFSET))
+    options_bytes = np.int64(a["l5_offset"]) - l4 - TCP_URGENT_OFFSET
+    return (
+        (flags_a ^ flags_b) & _TCP_SAME == 0
+        and _equal_rows(row_a, row_b, l4, 4)
+        and _equal_rows(row_a, row_b, l4 + TCP_ACK_OFFSET, 4)
+        and be16(headers[head], l4 + TCP_FLAGS_OFFSET + 2) == be16(headers[i], l4 + TCP_FLAGS_OFFSET + 2)
+        and _equal_rows(row_a, row_b, l4 + TCP_URGENT_OFFSET, options_bytes)
+    )
+
+
+@helper
+def _equal_rows(row_a, row_b, offset, size):
+    return equal_octets(row_a + np.uint64(offset), row_b + np.uint64(offset), size)
+
+
+@helper
+def sequence_number(headers, record, i):
+    """TCP sequence number of packet `i`."""
+    return np.int64(be32(headers[i], np.int64(record["l4_offset"]) + 4))
+
+
+@helper
+def id_step(headers, meta, head, i, segments):
+    """Step of the IPv4 identification from `head` to `i`, its `segments`-th successor.
+
+    1: incremental. 0: fixed, under DF only. ID_UNRELATED: neither. IPv6 has none: always 1.
+    """
+    a = meta[head]
+    if not np.int64(a["parsed"]) & PARSED_IPV4:
+        return 1
+    l3 = np.int64(a["l3_offset"])
+    id_a = np.int64(be16(headers[head], l3 + IPV4_ID_OFFSET))
+    id_b = np.int64(be16(headers[i], l3 + IPV4_ID_OFFSET))
+    if (id_b - id_a) & 0xFFFF == segments:
+        return 1
+    fixed = id_a == id_b and be16(headers[head], l3 + IPV4_FRAGMENT_OFFSET) & IPV4_DF
+    return 0 if fixed else ID_UNRELATED
+
+
+@helper
+def checksum_good(headers, meta, i):
+    """Whether the checksums of packet `i` are right, or its layer 4 checksum is owed or vouched for."""
+    return verify_checksum(headers, meta, i) == Drop.NONE

@@ -1,0 +1,90 @@
+"""The octets behind the layer 4 header: how many, and copying them out of row and payload.
+
+In:   meta, as the parser left it: placement, l3_offset, l4_offset, l5_offset, l3_len, parsed.
+Not:  packets whose layer 4 does not lie directly behind Ethernet, tags and IP (tunnels).
+
+GSO and GRO move payload by address, where no index check of the compiler can help; so they start
+with `l4_payload_len`, which answers only for a record whose fields agree with each other.
+"""
+
+import numpy as np
+
+from kernels.jit import helper
+from kernels.layout import PARSED_IPV4, PARSED_IPV6, ROW_BYTES
+from kernels.memory import address_of, copy_memory
+
+IPPROTO_TCP = 6
+IPPROTO_UDP = 17
+ETHERNET_BYTES = 14  # octets, without a tag
+TAG_BYTES = 4  # octets, IEEE 802.1Q 9.3
+TAGS_MAX = 2
+IPV4_BYTES_MIN = 20  # octets, RFC 791 3.1
+IPV4_BYTES_MAX = 60
+IPV6_BYTES = 40  # octets, RFC 8200 3
+TCP_BYTES_MIN = 20  # octets, RFC 9293 3.1
+TCP_BYTES_MAX = 60
+UDP_BYTES = 8  # octets, RFC 768
+MALFORMED = -1
+
+_0 = np.uint64(0)
+
+
+@helper
+def l4_payload_len(record):
+    """Octets of TCP or UDP payload without Ethernet padding; MALFORMED if there is no such packet.
+
+    Any other result promises l2 < l3 < l4 < l5 <= header_end <= ROW_BYTES, header lengths that are
+    possible and even, and that many octets behind l5_offset in row and payload together.
+    """
+    l2 = np.int64(record["l2_offset"])
+    l3 = np.int64(record["l3_offset"])
+    l4 = np.int64(record["l4_offset"])
+    l5 = np.int64(record["l5_offset"])
+    header_end = np.int64(record["header_end"])
+    frame_len = np.int64(record["frame_len"])
+    l3_len = np.int64(record["l3_len"])
+    if l5 > header_end or header_end > ROW_BYTES:
+        return MALFORMED
+    if header_end - l2 + np.int64(record["payload_len"]) != frame_len:
+        return MALFORMED
+    tag_bytes = l3 - l2 - ETHERNET_BYTES
+    if tag_bytes < 0 or tag_bytes > TAGS_MAX * TAG_BYTES or tag_bytes % TAG_BYTES != 0:
+        return MALFORMED
+    l3_bytes = l4 - l3
+    family = np.int64(record["parsed"]) & (PARSED_IPV4 | PARSED_IPV6)
+    if family == PARSED_IPV4:
+        if l3_bytes < IPV4_BYTES_MIN or l3_bytes > IPV4_BYTES_MAX or l3_bytes % 4 != 0:
+            return MALFORMED
+    elif family != PARSED_IPV6 or l3_bytes < IPV6_BYTES or l3_bytes % 8 != 0:
+        return MALFORMED
+    l4_bytes = l5 - l4
+    proto = np.int64(record["ip_proto"])
+    if proto == IPPROTO_TCP:
+        if l4_bytes < TCP_BYTES_MIN or l4_bytes > TCP_BYTES_MAX or l4_bytes % 4 != 0:
+            return MALFORMED
+    elif proto != IPPROTO_UDP or l4_bytes != UDP_BYTES:
+        return MALFORMED
+    if l3_len < l3_bytes + l4_bytes or l3 - l2 + l3_len > frame_len:
+        return MALFORMED
+    return l3_len - l3_bytes - l4_bytes
+
+
+@helper
+def copy_octets(headers, meta, i, start, size, target):
+    """Copy `size` octets of packet `i` to address `target`, from row offset `start` on.
+
+    The offset counts on into the payload behind `header_end`. The caller has checked the range.
+    """
+    record = meta[i]
+    first = np.uint64(start)
+    left = np.uint64(size)
+    to = np.uint64(target)
+    header_end = np.uint64(record["header_end"])
+    if first < header_end:
+        in_row = min(left, header_end - first)
+        copy_memory(to, address_of(headers[i]) + first, in_row)
+        first += in_row
+        to += in_row
+        left -= in_row
+    if left > _0:
+        copy_memory(to, np.uint64(record["payload_addr"]) + (first - header_end), left)
