@@ -25,11 +25,11 @@ from kernels.layout import (
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
 )
 from kernels.memory import address_of, load_u8, load_u16, store_u32, words_at
+from kernels.transport import PROTO_SCTP
 from kernels.wire import put_be16
 
 assert sys.byteorder == "little", "sums are taken in little-endian words"
 
-IPPROTO_SCTP = 132
 UDP_CHECKSUM_OFFSET = 6  # octets, RFC 768
 
 _NONE = np.uint8(Drop.NONE)
@@ -185,7 +185,7 @@ def complete_checksum(headers, meta, i):
     header_end = np.uint64(record["header_end"])
     if start < np.uint64(record["l2_offset"]) or field + _2 > header_end or field + _2 > end:
         return _UNSUPPORTED
-    if offset == np.uint64(SCTP_CHECKSUM_OFFSET) and record["ip_proto"] == np.uint8(IPPROTO_SCTP):
+    if offset == np.uint64(SCTP_CHECKSUM_OFFSET) and np.uint32(record["ip_proto"]) == PROTO_SCTP:
         field_end = field + np.uint64(SCTP_CHECKSUM_BYTES)
         if field_end > header_end or field_end > end:
             return _UNSUPPORTED

@@ -15,9 +15,18 @@ their inner packet: it passes when the parser found a tunnel header behind it.
 
 import numpy as np
 
-from kernels.checksum import fold, ones_sum, packet_end, pseudo_header_sum, range_sum
+from kernels.checksum import (
+    UDP_CHECKSUM_OFFSET,
+    fold,
+    ones_sum,
+    packet_end,
+    pseudo_header_sum,
+    range_sum,
+)
 from kernels.crc32c import SCTP_CHECKSUM_OFFSET, sctp_checksum
 from kernels.drops import Drop
+from kernels.ipv4 import IPV4_HEADER_BYTES
+from kernels.ipv6 import DESTINATION_OPTIONS, HOP_BY_HOP, IPV6_HEADER_BYTES, ROUTING
 from kernels.jit import helper, kernel
 from kernels.layout import (
     PARSED_FRAGMENT,
@@ -32,26 +41,22 @@ from kernels.layout import (
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
 )
 from kernels.memory import address_of, load_u32
+from kernels.transport import (
+    PROTO_ICMP,
+    PROTO_ICMPV6,
+    PROTO_SCTP,
+    PROTO_TCP,
+    PROTO_UDP,
+    SCTP_HEADER_BYTES,
+    UDP_HEADER_BYTES,
+    UDP_LENGTH_OFFSET,
+)
 from kernels.wire import be16
 
-IPPROTO_ICMP = 1
-IPPROTO_TCP = 6
-IPPROTO_UDP = 17
-IPPROTO_ICMPV6 = 58
-IPPROTO_SCTP = 132
-IPPROTO_HOPOPTS = 0
-IPPROTO_ROUTING = 43
-IPPROTO_DSTOPTS = 60
-IPV4_HEADER_BYTES_MIN = 20  # octets, RFC 791 3.1
-IPV6_HEADER_BYTES = 40  # octets, RFC 8200 3
 IPV6_NEXT_HEADER_OFFSET = 6  # octets, RFC 8200 3
 SEGMENTS_LEFT_OFFSET = 3  # octets, RFC 8200 4.4
 OPTION_PAD1 = 0  # RFC 8200 4.2
 OPTION_HOME_ADDRESS = 0xC9  # RFC 6275 6.3
-UDP_HEADER_BYTES = 8  # octets, RFC 768
-UDP_LENGTH_OFFSET = 4
-UDP_CHECKSUM_OFFSET = 6
-SCTP_HEADER_BYTES = 12  # octets, RFC 9260 3.1
 
 _UNKNOWN = np.uint8(0)  # not verified
 _GOOD = np.uint8(1)
@@ -72,10 +77,10 @@ def ipv4_header_good(headers, meta, i):
     record = meta[i]
     l3 = np.uint64(record["l3_offset"])
     header_end = np.uint64(record["header_end"])
-    if l3 + np.uint64(IPV4_HEADER_BYTES_MIN) > header_end:
+    if l3 + IPV4_HEADER_BYTES > header_end:
         return False
     length = np.uint64(headers[i, l3] & np.uint8(0x0F)) << _2
-    if length < np.uint64(IPV4_HEADER_BYTES_MIN) or l3 + length > header_end:
+    if length < IPV4_HEADER_BYTES or l3 + length > header_end:
         return False
     return ones_sum(address_of(headers[i]) + l3, length) == _GOOD_SUM
 
@@ -103,21 +108,21 @@ def ipv6_addresses_final(row, l3_offset, l4_offset):
 
     Walks the extension headers in row[l3_offset:l4_offset], which the parser has accepted.
     """
-    at = np.uint64(l3_offset) + np.uint64(IPV6_HEADER_BYTES)
+    at = np.uint64(l3_offset) + IPV6_HEADER_BYTES
     end = np.uint64(l4_offset)
-    next_header = row[np.uint64(l3_offset) + np.uint64(IPV6_NEXT_HEADER_OFFSET)]
+    next_header = np.uint32(row[np.uint64(l3_offset) + np.uint64(IPV6_NEXT_HEADER_OFFSET)])
     while at + _8 <= end:
         header_end = at + ((np.uint64(row[at + _1]) + _1) << np.uint64(3))
-        if next_header == np.uint8(IPPROTO_ROUTING):
+        if next_header == ROUTING:
             if row[at + np.uint64(SEGMENTS_LEFT_OFFSET)] != np.uint8(0):
                 return False
-        elif next_header == np.uint8(IPPROTO_DSTOPTS):
+        elif next_header == DESTINATION_OPTIONS:
             if has_home_address(row, at + _2, min(header_end, end)):
                 return False
-        elif next_header != np.uint8(IPPROTO_HOPOPTS):
+        elif next_header != HOP_BY_HOP:
             # AH counts its length in other units; nothing behind it changes the addresses here
             return True
-        next_header = row[at]
+        next_header = np.uint32(row[at])
         at = header_end
     return True
 
@@ -126,11 +131,11 @@ def ipv6_addresses_final(row, l3_offset, l4_offset):
 def udp_state(headers, meta, i, l4, end):
     """Whether the UDP checksum is good, bad, or none; it covers the octets of the UDP length."""
     record = meta[i]
-    if l4 + np.uint64(UDP_HEADER_BYTES) > min(np.uint64(record["header_end"]), end):
+    if l4 + UDP_HEADER_BYTES > min(np.uint64(record["header_end"]), end):
         return _BAD
     row = headers[i]
-    length = np.uint64(be16(row, l4 + np.uint64(UDP_LENGTH_OFFSET)))
-    if length < np.uint64(UDP_HEADER_BYTES) or l4 + length > end:
+    length = np.uint64(be16(row, l4 + UDP_LENGTH_OFFSET))
+    if length < UDP_HEADER_BYTES or l4 + length > end:
         return _BAD
     if be16(row, l4 + np.uint64(UDP_CHECKSUM_OFFSET)) == np.uint32(0):
         if record["parsed"] & np.uint16(PARSED_IPV4) or record["tunnel"] != np.uint8(TUNNEL_NONE):
@@ -143,7 +148,7 @@ def udp_state(headers, meta, i, l4, end):
 @helper
 def sctp_state(headers, meta, i, l4, end):
     """Whether the SCTP checksum is good or bad."""
-    if l4 + np.uint64(SCTP_HEADER_BYTES) > min(np.uint64(meta[i]["header_end"]), end):
+    if l4 + SCTP_HEADER_BYTES > min(np.uint64(meta[i]["header_end"]), end):
         return _BAD
     field = np.uint64(load_u32(address_of(headers[i]) + l4 + np.uint64(SCTP_CHECKSUM_OFFSET)))
     return _GOOD if sctp_checksum(headers, meta, i, l4, end) == field else _BAD
@@ -164,15 +169,15 @@ def l4_state(headers, meta, i):
         if not ipv6_addresses_final(headers[i], record["l3_offset"], l4):
             return _UNKNOWN
     end = packet_end(record)
-    proto = np.uint8(record["ip_proto"])
-    if proto == np.uint8(IPPROTO_UDP):
+    proto = np.uint32(record["ip_proto"])
+    if proto == PROTO_UDP:
         return udp_state(headers, meta, i, l4, end)
-    if proto == np.uint8(IPPROTO_SCTP):
+    if proto == PROTO_SCTP:
         return sctp_state(headers, meta, i, l4, end)
     total = _0
-    if proto == np.uint8(IPPROTO_TCP) or proto == np.uint8(IPPROTO_ICMPV6):
+    if proto == PROTO_TCP or proto == PROTO_ICMPV6:
         total = pseudo_header_sum(record, end - l4 if end > l4 else _0)
-    elif proto != np.uint8(IPPROTO_ICMP):
+    elif proto != PROTO_ICMP:
         return _UNKNOWN
     total += range_sum(headers, meta, i, l4, end)
     return _GOOD if fold(total) == _GOOD_SUM else _BAD

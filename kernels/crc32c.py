@@ -22,7 +22,7 @@ POLYNOMIAL = 0x82F63B78  # 0x1EDC6F41, bits reversed
 SCTP_CHECKSUM_OFFSET = 8  # octets, RFC 9260 3.1
 SCTP_CHECKSUM_BYTES = 4
 STREAM_WORDS_MIN = 4  # below this, joining streams costs more than it saves
-STREAM_WORDS_MAX = 128  # 64-bit words of each of the three streams; bounds the table of shifts
+STREAM_WORDS_MAX = 32  # 64-bit words of each of the three streams; more of them outrun the prefetcher
 
 
 def _has_crc_instructions():

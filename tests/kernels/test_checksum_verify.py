@@ -23,6 +23,8 @@ from kernels.layout import (
     VIRTIO_NET_HDR_F_DATA_VALID,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
 )
+from kernels.parse import parse
+from tests.kernels.batches import Batch
 from tests.kernels.ip_batches import ETHER, SHAPES, V4, V6, ip_batch, move_split, packet, walk
 
 PORT = 3
@@ -116,6 +118,18 @@ def test_flipped_address_is_found(network, transport):
         for bit in range(32 if network == "ipv4" else 64):
             old = int(ip_batch([frame]).meta[0][name])
             assert outcome(frame, **{name: old ^ (1 << bit)}) == expected, (name, bit)
+
+
+@shapes
+def test_the_parser_leaves_what_is_verified(network, transport):
+    frame = packet(network, transport, b"abc") + b"\xee" * 3
+    batch = Batch([frame, frame], PORT)
+    batch.headers[1, HEADROOM_BYTES + len(frame) - 4] ^= 1
+    drops = np.zeros(DROP_REASON_COUNT, np.uint64)
+    assert parse(batch.headers, batch.meta, 2, drops) == 2
+    passed, drops = verify(batch)
+    assert passed == 1
+    assert [Drop(int(r)) for r in batch.meta["drop_reason"]] == [Drop.NONE, Drop.L4_CHECKSUM]
 
 
 def test_udp_without_a_checksum():

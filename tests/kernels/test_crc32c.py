@@ -22,9 +22,9 @@ VECTORS = [
     (b"123456789", 0xE3069283),
 ]  # fmt: skip
 ALL_ONES = np.uint64(0xFFFFFFFF)
-LENGTHS = [*range(301), 1480, 3071, 3072, 3073, 3080, 6145, 9000]
+LENGTHS = [*range(301), 760, 767, 768, 769, 880, 1480, 1536, 1537, 9000]
 if PYTHON_MODE:
-    LENGTHS = [*range(33), *range(90, 105), 191, 192, 193, 300, 3072, 3073]
+    LENGTHS = [*range(33), *range(90, 105), 191, 192, 193, 300, 767, 768, 769, 880]
 
 updates = pytest.mark.parametrize(
     "update", [crc32c.crc32c_update_tables, crc32c.crc32c_update_instructions], ids=["tables", "instructions"]
