@@ -100,16 +100,16 @@ class Daemon:
         except DaemonError:
             self._control = None  # what runs goes on: nobody knows what it is, but it forwards
             raise
-        ours = {key: getattr(self.runtime, key) for key in ("socket", "state_dir")}
-        running = running.model_copy(update={"runtime": running.runtime.model_copy(update=ours)})
-        self._control.adopt(running)
+        kept = {key: getattr(running.runtime, key) for key in ("workers", *plan.STAGE_DEFAULTS)}
+        runtime = self.runtime.model_copy(update=kept)  # the rest is this process's own
+        self._control.adopt(running.model_copy(update={"runtime": runtime}))
         log.info("adopted a data plane with %d ports and %d rules", len(running.port), len(running.rule))
         if not self._named_config:
             return
-        for problem in plan.fixed_changes(running.runtime, self.runtime):
+        for problem in plan.fixed_changes(runtime, self.runtime):
             log.warning("not changed: %s", problem)
         defaults = {key: getattr(self.runtime, key) for key in plan.STAGE_DEFAULTS}
-        runtime = running.runtime.model_copy(update=defaults)
+        runtime = runtime.model_copy(update=defaults)
         try:
             await self._control.apply(self.config.model_copy(update={"runtime": runtime}))
         except (ApplyError, ConfigError) as error:

@@ -87,9 +87,9 @@ def test_rules(dpu):
     code, out, _ = dpu("rule", "show", "--stats")
     assert code == 0
     assert out.splitlines() == [
-        "RULE       STAGE    PRIORITY  MATCH                          ACTION  PACKETS  BYTES",
+        "RULE       STAGE    PRIORITY  MATCH                           ACTION  PACKETS  BYTES",
         "no-telnet  ingress       100  in_port web proto tcp dport 23  drop          0      0",
-        "rule-1     ingress       100  any                            drop          1     64",
+        "rule-1     ingress       100  any                             drop          1     64",
     ]
     assert json.loads(dpu("rule", "show", "-j")[1])[1]["config"]["name"] == "rule-1"
     assert dpu("rule", "del", "rule-1") == (0, "", "")
