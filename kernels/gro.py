@@ -88,7 +88,8 @@ def gro_merge(headers, meta, order, count, ports, out_port, arena, arena_used, g
     arena_used  uint64[1]              in/out, octets of `arena` in use; the caller resets it
     gro         GRO_DTYPE[n]           scratch
 
-    Returns packets left in `order`. A packet whose payload has no room in the arena stays as it is.
+    A packet that has other destinations too (flooded, mirrored) must not be in `order`: its record is
+    shared. Returns packets left in `order`. A packet whose payload has no room in the arena stays as it is.
     """
     out_flags = np.int64(ports[out_port]["flags"])
     room = np.int64(len(arena)) - np.int64(arena_used[0])
