@@ -90,7 +90,7 @@ def status(args):
 
 def stats(args):
     """Show counters, or how fast they change."""
-    with Client(args.socket) as client:
+    with _connected(args) as client:
         before, began = client.call("stats"), time.monotonic()
         if not args.rate:
             _print(args, before, show.stats)
@@ -142,8 +142,12 @@ def rule_show(args):
 
 
 def _call(args, method, **params):
-    with Client(args.socket) as client:
+    with _connected(args) as client:
         return client.call(method, **params)
+
+
+def _connected(args):
+    return Client(args.socket, waiting=lambda text: print(f"dpu: {text}", file=sys.stderr, flush=True))
 
 
 def _given(args, keys):

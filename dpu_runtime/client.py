@@ -9,7 +9,8 @@ import socket
 from dpu_runtime.errors import RpcError
 
 DEFAULT_SOCKET = "/run/dpu/dpu.sock"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0  # a daemon that starts for the first time compiles before it answers
+PATIENCE_S = 3.0  # after this time the user is told what is waited for
 _READ_BYTES = 1 << 16
 
 
@@ -18,10 +19,15 @@ class NoDaemonError(Exception):
 
 
 class Client:
-    """A connection to the daemon; also a context manager."""
+    """A connection to the daemon; also a context manager.
 
-    def __init__(self, path=DEFAULT_SOCKET, timeout_s=TIMEOUT_S):
+    waiting   called once, with a text, when an answer takes longer than PATIENCE_S
+    """
+
+    def __init__(self, path=DEFAULT_SOCKET, timeout_s=TIMEOUT_S, waiting=None):
         self.path = str(path)
+        self._timeout_s = timeout_s
+        self._waiting = waiting
         self._rest = b""
         self._id = 0
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -56,7 +62,7 @@ class Client:
         parts = [self._rest]
         try:
             while b"\n" not in parts[-1]:
-                part = self._sock.recv(_READ_BYTES)
+                part = self._receive()
                 if not part:
                     raise NoDaemonError(f"the daemon on {self.path} closed the connection")
                 parts.append(part)
@@ -64,6 +70,18 @@ class Client:
             raise NoDaemonError(f"the daemon on {self.path} does not answer: {error}") from None
         answer, _, self._rest = b"".join(parts).partition(b"\n")
         return json.loads(answer)
+
+    def _receive(self):
+        if self._waiting:
+            self._sock.settimeout(PATIENCE_S)
+            try:
+                return self._sock.recv(_READ_BYTES)
+            except TimeoutError:
+                self._waiting(f"waiting for the daemon on {self.path}, which may still be starting")
+                self._waiting = None
+            finally:
+                self._sock.settimeout(self._timeout_s)
+        return self._sock.recv(_READ_BYTES)
 
     def __enter__(self):
         return self

@@ -254,3 +254,18 @@ def test_client(tmp_path):
     serving(tmp_path, lambda path: asyncio.to_thread(use, path))
     with pytest.raises(NoDaemonError, match=r"no daemon on .*: No such file"):
         Client(tmp_path / "s")
+
+
+def test_client_says_what_it_waits_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("dpu_runtime.client.PATIENCE_S", 0.05)
+    said = []
+
+    def use(path):
+        with Client(path, waiting=said.append) as client:
+            assert client.call("sleep", s=0.3) == "slept"
+            assert client.call("sleep", s=0.1) == "slept"
+        assert said == [f"waiting for the daemon on {path}, which may still be starting"]
+        with Client(path, timeout_s=0.05) as client, pytest.raises(NoDaemonError, match="timed out"):
+            client.call("sleep", s=1)
+
+    serving(tmp_path, lambda path: asyncio.to_thread(use, path))
