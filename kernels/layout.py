@@ -91,6 +91,10 @@ PARSED_MULTICAST = 32  # group bit of the destination MAC, broadcast included
 PARSED_IP_OPTIONS = 64  # IPv4 options or IPv6 extension headers
 PARSED_ARP = 128
 PARSED_AUTH = 256  # an AH header was passed
+# not of the parser, which clears them: what `retag` did to the outer tag
+PARSED_TAG_PUSHED = 0x2000  # it was pushed here
+PARSED_TAG_POPPED = 0x4000  # it came with the packet and is off; vlan_tci still holds it
+PARSED_TAG_SERVICE = 0x8000  # the popped one was an S-tag, 0x88A8
 
 TUNNEL_NONE = 0
 TUNNEL_GRE = 1
