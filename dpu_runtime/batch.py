@@ -9,9 +9,10 @@ from collections import namedtuple
 import numpy as np
 
 from drivers.tap.queue import ARENA_BYTES
+from kernels.gro import GRO_DTYPE
 from kernels.layout import BATCH_SIZE, FRAME_BYTES_MAX, META_DTYPE, PORTS_MAX, ROW_BYTES
+from kernels.mac_table import SWITCH_OUT_MAX
 
-OUT_MAX = BATCH_SIZE + PORTS_MAX  # (packet, egress port) copies at a time: a burst and one flood
 GRO_ARENA_BYTES = 4 * (FRAME_BYTES_MAX + 1)
 
 Batch = namedtuple(
@@ -21,9 +22,9 @@ Batch = namedtuple(
         "meta",  # META_DTYPE[BATCH_SIZE]
         "arena",  # uint8[ARENA_BYTES], payloads as received
         "iov",  # uint64[4], struct iovec[2]
-        "out_packet",  # uint16[OUT_MAX], the switch's copies: index into the batch
-        "out_port",  # uint16[OUT_MAX], and egress port
-        "next_copy",  # int32[OUT_MAX], linked list of one port's copies, -1: last
+        "out_packet",  # uint16[SWITCH_OUT_MAX], the switch's copies: index into the batch
+        "out_port",  # uint16[SWITCH_OUT_MAX], and egress port
+        "next_copy",  # int32[SWITCH_OUT_MAX], linked list of one port's copies, -1: last
         "first_copy",  # int32[PORTS_MAX]
         "last_copy",  # int32[PORTS_MAX]
         "egress_ports",  # uint16[PORTS_MAX], ports with a copy, in order of appearance
@@ -32,7 +33,10 @@ Batch = namedtuple(
         "segment_headers",  # uint8[BATCH_SIZE, ROW_BYTES], software GSO's output
         "segment_meta",  # META_DTYPE[BATCH_SIZE]
         "segment_order",  # uint16[BATCH_SIZE], 0, 1, 2, ...
+        "copies",  # uint16[BATCH_SIZE], egress ports that a packet goes to
         "gro_arena",  # uint8[GRO_ARENA_BYTES], merged payloads
+        "gro_used",  # uint64[1], octets of gro_arena in use
+        "gro_flows",  # GRO_DTYPE[BATCH_SIZE], scratch
     ],
 )
 
@@ -51,9 +55,9 @@ def make_batch():
         meta=np.zeros(BATCH_SIZE, META_DTYPE),
         arena=_huge(ARENA_BYTES),
         iov=np.zeros(4, np.uint64),
-        out_packet=np.zeros(OUT_MAX, np.uint16),
-        out_port=np.zeros(OUT_MAX, np.uint16),
-        next_copy=np.zeros(OUT_MAX, np.int32),
+        out_packet=np.zeros(SWITCH_OUT_MAX, np.uint16),
+        out_port=np.zeros(SWITCH_OUT_MAX, np.uint16),
+        next_copy=np.zeros(SWITCH_OUT_MAX, np.int32),
         first_copy=np.full(PORTS_MAX, -1, np.int32),
         last_copy=np.zeros(PORTS_MAX, np.int32),
         egress_ports=np.zeros(PORTS_MAX, np.uint16),
@@ -62,7 +66,10 @@ def make_batch():
         segment_headers=np.zeros((BATCH_SIZE, ROW_BYTES), np.uint8),
         segment_meta=np.zeros(BATCH_SIZE, META_DTYPE),
         segment_order=np.arange(BATCH_SIZE, dtype=np.uint16),
+        copies=np.zeros(BATCH_SIZE, np.uint16),
         gro_arena=_huge(GRO_ARENA_BYTES),
+        gro_used=np.zeros(1, np.uint64),
+        gro_flows=np.zeros(BATCH_SIZE, GRO_DTYPE),
     )
     for array in batch:
         flat = array.reshape(-1)

@@ -33,7 +33,13 @@ class Device(Protocol):
         """Take everything down."""
 
     async def add_port(self, port: PortConfig) -> None:
-        """Bring a port up; raises PortError with nothing changed."""
+        """Make a port, closed to packets; raises PortError with nothing changed."""
+
+    def open_ports(self) -> None:
+        """Let packets through to every port: the rules that name them are set."""
+
+    def close_port(self, name: str) -> None:
+        """Let no packet through to a port any more: its rules are about to go."""
 
     async def del_port(self, name: str) -> None:
         """Take a port down."""
@@ -43,6 +49,9 @@ class Device(Protocol):
 
     async def set_rules(self, rules: list[RuleConfig], default_ingress: str, default_egress: str) -> None:
         """Replace all rules at once, without losing a packet."""
+
+    def port_configs(self) -> list[PortConfig]:
+        """Return the ports there are."""
 
     def port_info(self, name: str) -> dict:
         """Return what a port got: offloads, queues, and why not more."""
@@ -70,9 +79,20 @@ class Control:
         self._lock = asyncio.Lock()
         self._stopping = False
 
-    def adopt(self, config):
-        """Take over what a running data plane has."""
-        self.running = config
+    async def adopt(self, config):
+        """Take over a running data plane; `config` is what was saved last. Returns what runs now.
+
+        The control process may have died between a step and its saving, so the ports are the
+        device's own, and the rules are set once more.
+        """
+        ports = self.device.port_configs()
+        names = {None, *(port.name for port in ports)}
+        rules = [rule for rule in config.rule if {rule.in_port, rule.out_port} <= names]
+        runtime = config.runtime
+        await self.device.set_rules(rules, runtime.default_ingress, runtime.default_egress)
+        self.device.open_ports()
+        self.running = config.model_copy(update={"port": ports, "rule": rules})
+        return self.running
 
     async def apply(self, wanted, dry_run=False):
         """Make `wanted` run; returns the changes in lines. Raises ConfigError, ApplyError.
@@ -171,13 +191,18 @@ class Control:
         """Walk the steps to `target`; wherever it ends, `running` is what the device has."""
         while steps := plan.diff(self.running, target):
             for step in steps:
+                if isinstance(step, plan.DelPort):
+                    self.device.close_port(step.port.name)
+            for step in steps:
                 if await step.do(self.device):
                     self.running = step.applied(self.running)
                     continue
+                self.device.close_port(step.old.name)
                 for other in step.instead(self.running):
                     await other.do(self.device)
                     self.running = other.applied(self.running)
                 break
+        self.device.open_ports()
         self.running = target
 
     def _save(self):

@@ -102,7 +102,7 @@ class Daemon:
             raise
         kept = {key: getattr(running.runtime, key) for key in ("workers", *plan.STAGE_DEFAULTS)}
         runtime = self.runtime.model_copy(update=kept)  # the rest is this process's own
-        self._control.adopt(running.model_copy(update={"runtime": runtime}))
+        running = await self._control.adopt(running.model_copy(update={"runtime": runtime}))
         log.info("adopted a data plane with %d ports and %d rules", len(running.port), len(running.rule))
         if not self._named_config:
             return

@@ -19,6 +19,8 @@ import sys
 import time
 import traceback
 
+import numpy as np
+
 from dpu_runtime import channel
 from dpu_runtime.shared import Control, SharedState, WorkerWord
 from kernels.layout import PORT_UP
@@ -166,7 +168,7 @@ class DataPlane:
         for worker in self.workers:
             worker.join()
         for index, fds in self.ports.items():
-            self.shared.ports[index]["flags"] &= ~PORT_UP
+            self.shared.ports[index]["flags"] &= np.uint32(~PORT_UP & 0xFFFFFFFF)
             for fd in fds:
                 os.close(fd)
         self.ports = {}

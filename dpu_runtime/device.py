@@ -11,6 +11,8 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
+
 from dpu_runtime.config import TapPort as TapConfig
 from dpu_runtime.counters import read_stats
 from dpu_runtime.rules import RuleBook
@@ -88,10 +90,10 @@ class DpuDevice:
         notes = self.shared.read_notes()
         for name, (index, config) in notes.get("ports", {}).items():
             _, fds = await process.request({"do": "get_port", "index": index})
-            config = TapConfig.model_validate(config)
-            driver = make_driver(config, len(self._cpus))
+            port = TapConfig.model_validate(config)
+            driver = make_driver(port, len(self._cpus))
             driver.adopt(fds)
-            self.ports[name] = Slot(index, config, driver)
+            self.ports[name] = Slot(index, port, driver)
         self.rules = RuleBook(self.shared, **notes.get("rules", {}))
         self._started = notes.get("started", self._started)
         self._write_settings()
@@ -134,7 +136,7 @@ class DpuDevice:
     # ports
 
     async def add_port(self, port):
-        """Make a port, wire it and let packets through. Raises PortError, nothing left behind."""
+        """Make a port and wire it; closed until `open_ports`. Raises PortError, nothing left behind."""
         index = self._free_index(port.name)
         driver = make_driver(port, len(self._cpus))
         await asyncio.to_thread(driver.open)
@@ -147,18 +149,16 @@ class DpuDevice:
             driver.close()
             raise
         self.ports[port.name] = Slot(index, port, driver)
-        self._show_port(index, True)
         self._write_notes()
         for note in driver.capabilities.notes:
             log.info("port %s: %s", port.name, note)
 
     async def del_port(self, name):
         """Take a port down; its learned addresses go with it."""
-        slot = self.ports[name]
-        self._show_port(slot.index, False)
+        self.close_port(name)
+        slot = self.ports.pop(name)
         await self._supervisor.request({"do": "del_port", "index": slot.index})
         slot.driver.close()
-        del self.ports[name]
         row = self.shared.ports[slot.index]
         row["kind"] = 0
         row["generation"] += 1
@@ -206,19 +206,22 @@ class DpuDevice:
         row["kind"] = driver.kind
         row["flags"] = flags
 
-    def _show_port(self, index, up):
-        """Let packets go to a port, or stop them."""
-        row, active = self.shared.ports[index], self.shared.active_ports
-        count = int(active[0])
-        if up:
-            row["flags"] |= layout.PORT_UP
-            active[1 + count] = index
-            active[0] = count + 1
-        else:
-            row["flags"] &= ~layout.PORT_UP
-            at = active[1 : 1 + count].tolist().index(index)
-            active[1 + at] = active[count]
-            active[0] = count - 1
+    def open_ports(self):
+        """Let packets through to the ports that were added; their rules are in force by now."""
+        for slot in self.ports.values():
+            self.shared.ports[slot.index]["flags"] |= layout.PORT_UP
+        self._list_ports()
+
+    def close_port(self, name):
+        """Let no packet through to a port any more; it stays until `del_port`."""
+        row = self.shared.ports[self.ports[name].index]
+        row["flags"] &= np.uint32(~layout.PORT_UP & 0xFFFFFFFF)
+        self._list_ports()
+
+    def _list_ports(self):
+        rows = self.shared.ports
+        up = [s.index for s in self.ports.values() if rows[s.index]["flags"] & layout.PORT_UP]
+        mac_table.write_active_ports(self.shared.active_ports, up)
 
     # rules
 
@@ -247,6 +250,10 @@ class DpuDevice:
             await asyncio.sleep(0.0005)
 
     # what there is
+
+    def port_configs(self):
+        """Configurations of the ports there are."""
+        return [slot.config for slot in self.ports.values()]
 
     def port_info(self, name):
         """What a port got, and why not more."""

@@ -12,9 +12,11 @@ from drivers.port import PortCounter
 from kernels.checksum import complete_checksum
 from kernels.drops import Drop
 from kernels.filter import filter_egress
-from kernels.jit import helper
+from kernels.gro import gro_merge
+from kernels.jit import glue, helper
 from kernels.layout import (
     BATCH_SIZE,
+    PORT_RX_GRO,
     PORT_TX_CSUM,
     PORT_TX_ECN,
     PORT_TX_TSO4,
@@ -46,7 +48,10 @@ def gather(batch, n_out):
     """Link the copies by egress port; returns the number of distinct ports."""
     distinct = 0
     for k in range(n_out):
+        batch.copies[np.int64(batch.out_packet[k])] = 0
+    for k in range(n_out):
         port = np.int64(batch.out_port[k])
+        batch.copies[np.int64(batch.out_packet[k])] += 1
         batch.next_copy[k] = -1
         if batch.first_copy[port] < 0:
             batch.first_copy[port] = k
@@ -85,7 +90,7 @@ def takes_gso(flags, m):
     return kind == VIRTIO_NET_HDR_GSO_UDP_L4 and flags & PORT_TX_USO != 0
 
 
-@helper
+@glue
 def _send_segments(w, shared, batch, port, i, counters, drops):
     """Cut packet `i` and send the pieces, BATCH_SIZE at a time."""
     total = np.int64(gso_segment_count(batch.meta[i]))
@@ -131,7 +136,7 @@ def _finish_checksums(batch, first, count, counters, drops):
     return kept
 
 
-@helper
+@glue
 def _send_run(w, shared, batch, port, first, end, counters, drops):
     """Send `order[first:end]`, packets that need no cutting."""
     if not shared.ports[port]["flags"] & PORT_TX_CSUM:
@@ -149,7 +154,7 @@ def _send_run(w, shared, batch, port, first, end, counters, drops):
     )
 
 
-@helper
+@glue
 def _offload_and_send(w, shared, batch, port, count, counters, drops):
     """Send `order[:count]` in order, cutting what the port cannot take in one piece."""
     flags = shared.ports[port]["flags"]
@@ -167,13 +172,65 @@ def _offload_and_send(w, shared, batch, port, count, counters, drops):
 
 
 @helper
+def _retag_all(shared, batch, port, count, drops):
+    """Tag or untag `order[:count]` as the port wants; returns how many are left."""
+    kept = 0
+    for k in range(count):
+        i = np.int64(batch.order[k])
+        reason = np.int64(retag(batch.headers, batch.meta, i, shared.ports, port))
+        if reason != Drop.NONE:
+            drops[reason] += np.uint64(1)
+            continue
+        batch.order[kept] = i
+        kept += 1
+    return kept
+
+
+@helper
+def _may_merge(shared, batch, count):
+    """Whether GRO is of use: a packet came from a port without GRO of its own, and none is a copy.
+
+    A merged packet is changed in place, so it must have one egress port only.
+    """
+    wanted = False
+    for k in range(count):
+        i = np.int64(batch.order[k])
+        if batch.copies[i] > 1:
+            return False
+        if shared.ports[np.int64(batch.meta[i]["in_port"])]["flags"] & PORT_RX_GRO:
+            wanted = True
+    return wanted and count > 1
+
+
+@glue
+def _merge(shared, batch, port, count, counters):
+    """Merge what can be merged of `order[:count]`; returns how many packets are left."""
+    batch.gro_used[0] = 0
+    left = np.int64(
+        gro_merge(
+            batch.headers,
+            batch.meta,
+            batch.order,
+            count,
+            shared.ports,
+            port,
+            batch.gro_arena,
+            batch.gro_used,
+            batch.gro_flows,
+        )
+    )
+    counters[PortCounter.GRO_MERGED] += np.uint64(count - left)
+    return left
+
+
+@glue
 def _send_port(w, shared, batch, port, now):
     """Policy, tags, offloads and transmit of one port's copies; returns the time."""
     counters = shared.port_counters[w.number, port]
     drops = shared.drops[w.number]
     kernel_counters = shared.kernel_counters[w.number]
     taken = _take_port(batch, port)
-    count = np.int64(
+    allowed = np.int64(
         filter_egress(
             batch.meta,
             batch.order,
@@ -185,16 +242,17 @@ def _send_port(w, shared, batch, port, now):
             drops,
         )
     )
-    counters[PortCounter.TX_DROPPED] += np.uint64(taken - count)
     now = charge(kernel_counters, Stage.ACL_EGRESS, taken, now)
-    for k in range(count):
-        retag(batch.headers, batch.meta, np.int64(batch.order[k]), shared.ports, port)
+    count = np.int64(_retag_all(shared, batch, port, allowed, drops))
+    counters[PortCounter.TX_DROPPED] += np.uint64(taken - count)
+    if _may_merge(shared, batch, count):
+        count = _merge(shared, batch, port, count, counters)
     now = charge(kernel_counters, Stage.OFFLOAD, count, now)
     _offload_and_send(w, shared, batch, port, count, counters, drops)
     return charge(kernel_counters, Stage.TX, count, now)
 
 
-@helper
+@glue
 def egress(w, shared, batch, n_out, now):
     """Send the `n_out` copies the switch made; returns the time."""
     distinct = gather(batch, n_out)

@@ -28,12 +28,12 @@ from drivers.libc import (
 from drivers.port import PortCounter
 from kernels.checksum_verify import verify_checksums
 from kernels.filter import filter_ingress
-from kernels.jit import helper, kernel
+from kernels.jit import glue, helper, kernel
 from kernels.layout import VERDICT_DROP
 from kernels.mac_table import TICK_NS, TICKS_PER_SECOND
 from kernels.memory import address_of, cycles, load_acquire, load_u64, store_release
 from kernels.parse import parse
-from kernels.switch import switch
+from kernels.switch import admit, switch
 from kernels.virtio_net import check_vnet, decode_vnet
 
 EVENTS_MAX = 64  # epoll events a call
@@ -127,7 +127,7 @@ def _count_rx_drops(w, shared, meta, count):
             shared.port_counters[w.number, port, PortCounter.RX_DROPPED] += np.uint64(1)
 
 
-@helper
+@glue
 def pipeline(w, shared, batch, count, now_ticks, now):
     """Parse, filter, switch and send a burst of `count` received packets; returns the time."""
     number = w.number
@@ -137,6 +137,7 @@ def pipeline(w, shared, batch, count, now_ticks, now):
     parse(batch.headers, batch.meta, count, drops)
     check_vnet(batch.headers, batch.meta, count, drops)
     now = charge(kernel_counters, Stage.PARSE, count, now)
+    admit(batch.meta, count, shared.ports, shared.vlan_allowed, shared.mac, drops)
     verify_checksums(batch.headers, batch.meta, count, shared.ports, drops)
     now = charge(kernel_counters, Stage.VERIFY, count, now)
     filter_ingress(
@@ -173,7 +174,7 @@ def pipeline(w, shared, batch, count, now_ticks, now):
     return now
 
 
-@helper
+@glue
 def _serve_queue(w, shared, batch, port, now_ticks):
     """One burst from one port; returns (packets, whether the queue may hold more)."""
     number = w.number
@@ -202,7 +203,7 @@ def _serve_queue(w, shared, batch, port, now_ticks):
     return count, error == 0
 
 
-@helper
+@glue
 def _round(w, shared, batch, n_active):
     """One burst from each active port; returns (packets, ports still active)."""
     now_ticks = clock_ticks(w)

@@ -2,10 +2,13 @@
 
     @kernel    a function over a batch; compiled `nogil`, cached on disk
     @helper    a per-packet function that kernels call; LLVM inlines it
+    @glue      a function that only calls others in order; inlined before types are inferred, so
+               that what it calls is compiled once and not again at each level
     @primitive(python)   an LLVM-level intrinsic with a plain-Python stand-in
 
 Three modes, chosen by numba's own environment variables and fixed for the process:
 compiled; `NUMBA_BOUNDSCHECK=1` (every index is checked); `NUMBA_DISABLE_JIT=1` (plain Python).
+`DPU_CALLABLE_HELPERS=1` makes helpers callable from Python too, for tests; it doubles compile time.
 
 numba's cache notices neither a changed helper in another file nor the mode, so the cache folder's
 name carries a hash of every compiled source and the mode.
@@ -22,7 +25,10 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 PYTHON_MODE = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 CHECKED_MODE = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
+CALLABLE_HELPERS = os.environ.get("DPU_CALLABLE_HELPERS", "0") not in ("", "0")
 MODE = "python" if PYTHON_MODE else "checked" if CHECKED_MODE else "compiled"
+if CALLABLE_HELPERS:
+    MODE += "-callable"
 
 
 def source_hash():
@@ -57,25 +63,44 @@ if PYTHON_MODE:
         """Leave `function` as it is: Python mode."""
         return function
 
-    helper = kernel
+    helper = glue = kernel
 
     def primitive(python):
         """Replace the intrinsic by its plain-Python stand-in."""
         return lambda _: python
 
 else:
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder()))
     import numba
     from numba.extending import intrinsic
 
-    _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "boundscheck": CHECKED_MODE}
+    numba.config.CACHE_DIR = str(cache_folder())
+    _OPTIONS = {
+        "nogil": True,
+        "cache": True,
+        "error_model": "numpy",
+        "boundscheck": CHECKED_MODE,
+        # No reference counting: kernels do not allocate, and an atomic count for each row view
+        # cost more than parsing the row. An allocation is a compile error.
+        "_nrt": False,
+    }
+
+    _HELPER_OPTIONS = {**_OPTIONS, "forceinline": True}
+    if not CALLABLE_HELPERS:
+        # Compiled into kernels only: no entry points of their own, nothing to keep on disk.
+        _HELPER_OPTIONS |= {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
     def kernel(function):
         """Compile `function` over a batch."""
         return numba.njit(**_OPTIONS)(function)
 
-    helper = kernel
+    def helper(function):
+        """Compile `function` into the kernels that call it."""
+        return numba.njit(**_HELPER_OPTIONS)(function)
+
+    def glue(function):
+        """Put the source of `function` into its caller's."""
+        return numba.njit(inline="always", **_OPTIONS)(function)
 
     def primitive(python):
         """Make an intrinsic of the decorated typing function."""
-        return lambda typing: intrinsic(typing)
+        return intrinsic

@@ -65,11 +65,21 @@ def _admit(rec, ports, vlan_allowed):
     return _DROP_NONE if is_member(ports, vlan_allowed, rec["in_port"], vlan) else _DROP_VLAN_DENIED
 
 
-@helper
-def _admit_batch(meta, start, count, ports, vlan_allowed, mac, drops):
-    """Admit packets from `start` on, and ask for the MAC table's cache lines that they need."""
+@kernel
+def admit(meta, count, ports, vlan_allowed, mac, drops):
+    """Give each packet its VLAN, and drop those that may not come in at their port.
+
+    meta          META_DTYPE[n]                    in parsed fields, out vlan, verdict, drop_reason
+    ports         PORT_DTYPE[PORTS_MAX]            in
+    vlan_allowed  uint64[PORTS_MAX, VLAN_WORDS]    in, one bit a VLAN ID, for trunks
+    mac           uint64[MAC_WORDS]                prefetched: the cache lines that `switch` will need
+    drops         uint64[DROP_REASON_COUNT]        in/out
+
+    Comes before the ingress ACL, whose rules match the VLAN. Returns packets passed.
+    """
+    passed = 0
     table = address_of(mac)
-    for i in range(start, count):
+    for i in range(count):
         rec = meta[i]
         if rec["verdict"] != VERDICT_PASS:
             continue
@@ -77,9 +87,11 @@ def _admit_batch(meta, start, count, ports, vlan_allowed, mac, drops):
         if reason != _DROP_NONE:
             _drop(rec, reason, drops)
             continue
+        passed += 1
         vlan = rec["vlan"]
         prefetch(table + home_bucket(mac_hash(mac_key(rec["src_mac"], vlan))) * _WORD_BYTES)
         prefetch(table + home_bucket(mac_hash(mac_key(rec["dst_mac"], vlan))) * _WORD_BYTES)
+    return passed
 
 
 @helper
@@ -152,7 +164,7 @@ def switch(
     """Learn the sources of packets `start` .. `count` - 1 and list where each of them goes.
 
     headers       uint8[n, ROW_BYTES]              untouched
-    meta          META_DTYPE[n]                    in parsed fields, out vlan, verdict, drop_reason
+    meta          META_DTYPE[n]                    in parsed fields, vlan, out verdict, drop_reason
     count, start  int, 0 <= start <= count <= n
     ports         PORT_DTYPE[PORTS_MAX]            in
     vlan_allowed  uint64[PORTS_MAX, VLAN_WORDS]    in, one bit a VLAN ID, for trunks
@@ -174,7 +186,6 @@ def switch(
     # Read once: the control process may write the list meanwhile.
     active = min(np.int64(active_ports[0]), len(active_ports) - 1, out_max)
     n_out = 0
-    _admit_batch(meta, start, count, ports, vlan_allowed, mac, drops)
     for i in range(start, count):
         rec = meta[i]
         if rec["verdict"] != VERDICT_PASS:

@@ -19,6 +19,7 @@ class MemoryDevice:
         self.in_place = set(in_place)
         self.ports = {}
         self.rules = []
+        self.open = set()
         self.defaults = ("allow", "allow")
         self.calls = []
         self.fail = {}  # call text -> times it still fails
@@ -29,6 +30,7 @@ class MemoryDevice:
     def preset(self, config):
         """Have what `config` says already: a data plane that is adopted."""
         self.ports = {port.name: port for port in config.port}
+        self.open = set(self.ports)
         self.rules = list(config.rule)
         self.defaults = (config.runtime.default_ingress, config.runtime.default_egress)
 
@@ -54,8 +56,15 @@ class MemoryDevice:
                 raise PortError(port.name, "TUNSETIFF", errno.EBUSY)
         self.ports[port.name] = port
 
+    def open_ports(self):
+        self.open = set(self.ports)
+
+    def close_port(self, name):
+        self.open.discard(name)
+
     async def del_port(self, name):
         self._called(f"del {name}", name)
+        assert name not in self.open
         assert not any(name in (rule.in_port, rule.out_port) for rule in self.rules)
         del self.ports[name]
 
@@ -74,6 +83,9 @@ class MemoryDevice:
             assert {rule.in_port, rule.out_port} - {None} <= set(self.ports), rule
         self.rules = list(rules)
         self.defaults = (default_ingress, default_egress)
+
+    def port_configs(self):
+        return list(self.ports.values())
 
     def port_info(self, name):
         return {"up": True, "queues": 1, "notes": []}

@@ -29,7 +29,7 @@ from kernels.mac_table import (
     SWITCH_OUT_MAX,
     write_active_ports,
 )
-from kernels.switch import switch
+from kernels.switch import admit, switch
 from tests.kernels.switch_tables import Tables
 
 AGEING = 40  # ticks
@@ -60,6 +60,7 @@ class Switch(Tables):
 
     def run(self, meta, now=1000):
         """All of the batch, with as many calls as the lists make necessary."""
+        admit(meta, len(meta), self.ports, self.vlan_allowed, self.mac, self.drops)
         listed, following = [], 0
         while following < len(meta):
             following, part = self.call(meta, following, now)
