@@ -1,0 +1,143 @@
+"""What the bench scripts share: a result, repeats that alternate, a table, a JSON file.
+
+A script has `run(size) -> list[Result]`, which the test suite calls with a small size, and when run
+alone `main` prints the table and writes bench/out/NAME.json with the machine and the commit.
+The first repeat (compilation, cold caches) is dropped; figures are medians with lowest and highest.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "bench" / "out"
+REPEATS = 7  # at least, without the dropped first one
+PACKAGES = ("numba", "numpy", "llvmlite")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure: median, lowest and highest of its repeats.
+
+    checksum_of_output  what the measured code made, the same for the same size; 0: nothing to compare
+    """
+
+    name: str
+    median: float
+    unit: str
+    low: float
+    high: float
+    checksum_of_output: int = 0
+
+
+def result(name, unit, values, checksum_of_output=0):
+    """Result of the figures of all repeats."""
+    values = list(values)
+    return Result(name, statistics.median(values), unit, min(values), max(values), int(checksum_of_output))
+
+
+def alternate(samples, repeats=REPEATS):
+    """Call each of `samples` in turn, `repeats` times after a dropped first round.
+
+    samples  name -> function without arguments that returns one figure
+
+    Returns name -> [figures]: A B A B, so that the machine's drift meets all of them alike.
+    """
+    values = {name: [] for name in samples}
+    for round_ in range(1 + repeats):
+        for name, sample in samples.items():
+            figure = sample()
+            if round_:
+                values[name].append(figure)
+    return values
+
+
+def ratio(name, ours, theirs):
+    """Result of the ratios of two lists of figures that were measured in alternation, pair by pair."""
+    return result(name, "x", [a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def table(results):
+    """Text with one line a result, columns aligned."""
+    rows = [("name", "median", "low", "high", "unit")]
+    rows += [(r.name, _figure(r.median), _figure(r.low), _figure(r.high), r.unit) for r in results]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        name, *figures, unit = (
+            text.ljust(width) if column in (0, 4) else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join((name, *figures, unit)).rstrip())
+    return "\n".join(lines)
+
+
+def _figure(value):
+    """Three significant digits, without an exponent."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def environment():
+    """Where and of what the figures are: machine, kernel, versions, commit, load."""
+    return {
+        "machine": _cpu_model(),
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _git("rev-parse", "--short=12", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
+        "load": [round(load, 2) for load in os.getloadavg()],
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_model():
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    lines = (line.partition(":") for line in text.splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == "model name"), platform.machine())
+
+
+def _version(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*args):
+    done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def write_json(name, results, **more):
+    """Write bench/out/NAME.json; returns its path. `more` is kept beside the results."""
+    OUT.mkdir(exist_ok=True)
+    path = OUT / f"{name}.json"
+    data = {"bench": name, **environment(), **more, "results": [asdict(r) for r in results]}
+    path.write_text(json.dumps(data, indent=2) + "\n")
+    return path
+
+
+def main(name, run, size, description):
+    """Measure and report: the command line of a bench script. `size` is the default of --size."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--size", type=int, default=size, help=f"how much to measure; default: {size}")
+    args = parser.parse_args()
+    where = environment()
+    print(f"{where['machine']}, {where['cpus']} CPUs, Linux {where['kernel']}, commit {where['commit']}")
+    print(f"load at the start: {where['load'][0]}")
+    results = run(args.size)
+    print(table(results))
+    print(f"written: {write_json(name, results).relative_to(ROOT)}")

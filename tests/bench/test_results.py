@@ -1,0 +1,50 @@
+"""The bench scripts' form: medians, alternation, the table, the JSON file."""
+
+import json
+
+import pytest
+
+from bench import results
+from bench.results import Result, alternate, ratio, result, table, write_json
+
+
+def test_a_result_has_median_low_and_high():
+    assert result("parse", "ns", [3, 1, 9], 7) == Result("parse", 3, "ns", 1, 9, 7)
+
+
+def test_samples_alternate_and_the_first_round_is_dropped():
+    calls = []
+
+    def sample(name):
+        calls.append(name)
+        return len(calls)
+
+    values = alternate({"a": lambda: sample("a"), "b": lambda: sample("b")}, repeats=2)
+    assert calls == ["a", "b", "a", "b", "a", "b"]
+    assert values == {"a": [3, 5], "b": [4, 6]}
+
+
+def test_a_ratio_is_taken_pair_by_pair():
+    assert ratio("ours / theirs", [1, 4, 9], [1, 2, 3]) == Result("ours / theirs", 2, "x", 1, 3)
+    with pytest.raises(ValueError, match="shorter"):
+        ratio("x", [1, 2], [1])
+
+
+def test_the_table_aligns_its_columns():
+    text = table([Result("parse 64 B", 12.345, "ns", 0.5, 1234567.8), Result("x", 0, "GB/s", 0, 0)])
+    assert text.splitlines() == [
+        "name        median  low       high  unit",
+        "parse 64 B   12.35  0.5  1,234,568  ns",
+        "x                0    0          0  GB/s",
+    ]
+
+
+def test_the_json_names_the_machine_and_the_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "OUT", tmp_path)
+    path = write_json("kernels", [Result("parse", 2, "ns", 1, 3, 4)], peer="bridge")
+    data = json.loads(path.read_text())
+    assert data["results"] == [
+        {"name": "parse", "median": 2, "unit": "ns", "low": 1, "high": 3, "checksum_of_output": 4}
+    ]
+    assert data["bench"] == "kernels" and data["peer"] == "bridge"
+    assert data["machine"] and data["kernel"] and data["commit"] and data["packages"]["numba"]
