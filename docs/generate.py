@@ -79,10 +79,9 @@ def configuration_page():
         name = allowed_text(kind.model_fields["kind"])
         parts += [f'### `kind = "{name}"`\n', kind.__doc__.partition(": ")[2].capitalize() + "\n"]
         parts.append(model_table(kind, skip=set(PortConfig.model_fields) - {"kind"}))
-    parts += [
-        "A route (`[[port.route]]`, or `route = [{ to = ..., via = ... }]`):\n",
-        model_table(RouteConfig),
-    ]
+        if "route" in kind.model_fields:
+            parts.append("A route (`[[port.route]]`, or `route = [{ to = ..., via = ... }]`):\n")
+            parts.append(model_table(RouteConfig))
     parts += ["## `[[rule]]`\n", "A key that is absent matches anything.\n", model_table(RuleConfig)]
     return "\n".join(parts)
 

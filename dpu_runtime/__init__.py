@@ -13,6 +13,7 @@ _PUBLIC = {
     "Config": "dpu_runtime.config",
     "ConfigError": "dpu_runtime.errors",
     "Daemon": "dpu_runtime.daemon",
+    "NullPort": "dpu_runtime.config",
     "PortConfig": "dpu_runtime.config",
     "RpcError": "dpu_runtime.errors",
     "RuleConfig": "dpu_runtime.config",

@@ -112,7 +112,7 @@ def _add_port_commands(verbs, add):
     )
     port = add(noun, "add", commands.port_add, "add a port")
     port.add_argument("name", metavar="NAME")
-    port.add_argument("--kind", required=True, metavar="KIND", help="tap")
+    port.add_argument("--kind", required=True, metavar="KIND", help="tap or null")
     port.add_argument("--netns", metavar="NS", help="network namespace: a name, a path, or pid:N")
     port.add_argument("--ifname", metavar="IF", help="name of the interface in the namespace")
     port.add_argument(

@@ -161,7 +161,13 @@ class TapPort(PortConfig):
         return self
 
 
-PORT_KINDS = (TapPort,)
+class NullPort(PortConfig):
+    """`kind = "null"`: no interface; packets that go there are counted and gone, none ever comes."""
+
+    kind: Literal["null"] = Field(description="kind of the port")
+
+
+PORT_KINDS = (TapPort, NullPort)
 AnyPort = Annotated[Union[PORT_KINDS], Field(discriminator="kind")]  # noqa: UP007  (built from a tuple)
 
 

@@ -12,13 +12,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from dpu_runtime.config import TapPort as TapConfig
+from dpu_runtime.config import AnyPort
 from dpu_runtime.counters import read_stats
 from dpu_runtime.rules import RuleBook
 from dpu_runtime.shared import Control, SharedState, WorkerWord
 from dpu_runtime.supervisor import DataPlaneError, Process, Supervisor
 from dpu_runtime.wiring import change_mtu, wire_interface
+from drivers.null.port import NullPort
 from drivers.port import PortError
 from drivers.tap.port import TapPort
 from kernels import layout, mac_table
@@ -28,6 +30,10 @@ log = logging.getLogger("dpu.device")
 ADOPT_SOCKET = "dataplane.sock"  # in the state directory
 PASS_TIMEOUT_S = 5.0
 HEALTHY_TIMEOUT_S = 2.0
+# keys of a port that change under traffic; all others make it go and come again
+IN_PLACE = {"mtu", "vlan", "trunk", "spoof_check", "verify_checksum", "gro"}
+
+_any_port = TypeAdapter(AnyPort)
 
 
 class Slot:
@@ -42,7 +48,14 @@ class Slot:
 def make_driver(config, workers):
     """Driver of a port's kind."""
     queues = config.queues or workers
+    if config.kind == "null":
+        return NullPort(config.name, queues, config.offload)
     return TapPort(config.name, config.ifname, config.netns, queues, config.offload)
+
+
+def has_interface(config):
+    """Whether ports of this kind have a network interface to wire."""
+    return "ifname" in type(config).model_fields
 
 
 class DpuDevice:
@@ -90,7 +103,7 @@ class DpuDevice:
         notes = self.shared.read_notes()
         for name, (index, config) in notes.get("ports", {}).items():
             _, fds = await process.request({"do": "get_port", "index": index})
-            port = TapConfig.model_validate(config)
+            port = _any_port.validate_python(config)
             driver = make_driver(port, len(self._cpus))
             driver.adopt(fds)
             self.ports[name] = Slot(index, port, driver)
@@ -141,7 +154,8 @@ class DpuDevice:
         driver = make_driver(port, len(self._cpus))
         await asyncio.to_thread(driver.open)
         try:
-            await asyncio.to_thread(wire_interface, port)
+            if has_interface(port):
+                await asyncio.to_thread(wire_interface, port)
             self._write_port(index, port, driver)
             await self._supervisor.request({"do": "add_port", "index": index}, driver.fds)
         except BaseException:
@@ -166,11 +180,11 @@ class DpuDevice:
 
     async def update_port(self, old, new):
         """Change what can be changed under traffic; False when the port must go and come again."""
-        fixed = ("kind", "name", "netns", "ifname", "mac", "address", "route", "queues", "offload")
-        if any(getattr(old, key) != getattr(new, key) for key in fixed):
+        changed = {key for key in type(new).model_fields if getattr(old, key) != getattr(new, key)}
+        if not changed <= IN_PLACE:
             return False
         slot = self.ports[old.name]
-        if new.mtu != old.mtu:
+        if "mtu" in changed and has_interface(new):
             await asyncio.to_thread(change_mtu, new)
         up = int(self.shared.ports[slot.index]["flags"]) & layout.PORT_UP
         self._write_port(slot.index, new, slot.driver, up)

@@ -17,6 +17,7 @@ class Kind(enum.IntEnum):
 
     NONE = 0
     TAP = 1
+    NULL = 2
 
 
 class PortCounter(enum.IntEnum):

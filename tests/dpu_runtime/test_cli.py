@@ -106,7 +106,7 @@ def test_every_key_of_the_models_has_an_option():
 
 
 REFUSED = [
-    (("port", "add", "b", "--kind", "usb"), 'dpu: kind = "usb": allowed: tap\n'),
+    (("port", "add", "b", "--kind", "usb"), 'dpu: kind = "usb": allowed: tap, null\n'),
     (
         ("port", "add", "b", "--kind", "tap", "--ifname", "e", "--mtu", 1),
         "dpu: mtu = 1: allowed: 68..65535 octets\n",
@@ -258,7 +258,7 @@ def test_run_without_a_good_configuration(tmp_path):
         command("run", "-c", str(path)), cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr == f"dpu: {path}:1: port[0].kind: missing; allowed: tap\n"
+    assert run.stderr == f"dpu: {path}:1: port[0].kind: missing; allowed: tap, null\n"
 
 
 def test_closed_pipe_is_no_trace(dpu, tmp_path):

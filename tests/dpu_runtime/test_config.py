@@ -39,8 +39,8 @@ WRONG = [
     ("port = 3", "f:1: port = 3: allowed: [[port]] tables"),
     ("port = [3]", "f:1: port[0] = 3: allowed: a table"),
     ("runtime = 3", "f:1: runtime = 3: allowed: a table"),
-    ('[[port]]\nname = "a"', "f:1: port[0].kind: missing; allowed: tap"),
-    ('[[port]]\nkind = "usb"', 'f:2: port[0].kind = "usb": allowed: tap'),
+    ('[[port]]\nname = "a"', "f:1: port[0].kind: missing; allowed: tap, null"),
+    ('[[port]]\nkind = "usb"', 'f:2: port[0].kind = "usb": allowed: tap, null'),
     (PORT.replace('name = "web"\n', ""), f"f:1: port[0].name: missing; {NAME_ALLOWED}"),
     (PORT.replace('ifname = "eth0"\n', ""), f"f:1: port[0].ifname: missing; {IFNAME_ALLOWED}"),
     (

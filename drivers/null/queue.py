@@ -1,0 +1,31 @@
+"""Null port, compiled half: nothing to receive, everything is sent at once.
+
+In/out: a batch, as in drivers/tap/queue.py; frames are neither read nor changed.
+"""
+
+import numpy as np
+
+from drivers.libc import EAGAIN
+from drivers.port import PortCounter
+from kernels.jit import helper
+
+
+@helper
+def null_rx(counters):
+    """Receive nothing: (0 packets, EAGAIN)."""
+    counters[PortCounter.RX_CALLS] += np.uint64(1)
+    return np.int64(0), np.int64(EAGAIN)
+
+
+@helper
+def null_tx(fd, headers, meta, order, count, iov, counters, drops):
+    """Count packets `order[:count]` and their octets as sent.
+
+    fd, headers, iov and drops are the other drivers' and not looked at.
+    """
+    octets = np.uint64(0)
+    for k in range(count):
+        octets += np.uint64(meta[np.int64(order[k])]["frame_len"])
+    counters[PortCounter.TX_PACKETS] += np.uint64(count)
+    counters[PortCounter.TX_BYTES] += octets
+    counters[PortCounter.TX_CALLS] += np.uint64(1)
