@@ -12,11 +12,11 @@ from kernels.drops import Drop
 from kernels.mac_table import SWITCH_COUNTERS
 
 
-def read_stats(shared, port_index, cpus):
+def read_stats(shared, slots, cpus):
     """Return all counters.
 
-    port_index  port name -> index
-    cpus        CPU numbers of the workers
+    slots   port name -> object with `index`, and `base`, which is what the counters began at
+    cpus    CPU numbers of the workers
     """
     workers = len(cpus)
     ports = shared.port_counters[:workers].sum(axis=0)
@@ -25,8 +25,8 @@ def read_stats(shared, port_index, cpus):
     switch = shared.switch_counters[:workers].sum(axis=0)
     return {
         "ports": {
-            name: {counter.name.lower(): int(ports[index, counter]) for counter in PortCounter}
-            for name, index in port_index.items()
+            name: {c.name.lower(): int(ports[slot.index, c]) - slot.base[c] for c in PortCounter}
+            for name, slot in slots.items()
         },
         "drops": {
             reason.name.lower(): int(drops[reason])

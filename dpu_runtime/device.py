@@ -37,12 +37,16 @@ _any_port = TypeAdapter(AnyPort)
 
 
 class Slot:
-    """A port that runs: its index in every table, its configuration, its driver."""
+    """A port that runs: its index in every table, its configuration, its driver.
 
-    def __init__(self, index, config, driver):
+    base   what the index's counters said when the port came: an earlier port's packets
+    """
+
+    def __init__(self, index, config, driver, base):
         self.index = index
         self.config = config
         self.driver = driver
+        self.base = base
 
 
 def make_driver(config, workers):
@@ -101,12 +105,12 @@ class DpuDevice:
         self._kicks = process.hello_fds[1:]
         self._cpus = hello["cpus"]
         notes = self.shared.read_notes()
-        for name, (index, config) in notes.get("ports", {}).items():
+        for name, (index, config, base) in notes.get("ports", {}).items():
             _, fds = await process.request({"do": "get_port", "index": index})
             port = _any_port.validate_python(config)
             driver = make_driver(port, len(self._cpus))
             driver.adopt(fds)
-            self.ports[name] = Slot(index, port, driver)
+            self.ports[name] = Slot(index, port, driver, base)
         self.rules = RuleBook(self.shared, **notes.get("rules", {}))
         self._started = notes.get("started", self._started)
         self._write_settings()
@@ -141,7 +145,7 @@ class DpuDevice:
 
     def _write_notes(self):
         ports = {
-            name: (slot.index, slot.config.model_dump(mode="json", exclude_none=True))
+            name: (slot.index, slot.config.model_dump(mode="json", exclude_none=True), slot.base)
             for name, slot in self.ports.items()
         }
         self.shared.write_notes({"ports": ports, "rules": self.rules.notes(), "started": self._started})
@@ -156,13 +160,15 @@ class DpuDevice:
         try:
             if has_interface(port):
                 await asyncio.to_thread(wire_interface, port)
+            base = self.shared.port_counters[: len(self._cpus), index].sum(axis=0).tolist()
+            self.shared.port_errors[index] = 0
             self._write_port(index, port, driver)
             await self._supervisor.request({"do": "add_port", "index": index}, driver.fds)
         except BaseException:
             self.shared.ports[index]["kind"] = 0
             driver.close()
             raise
-        self.ports[port.name] = Slot(index, port, driver)
+        self.ports[port.name] = Slot(index, port, driver, base)
         self._write_notes()
         for note in driver.capabilities.notes:
             log.info("port %s: %s", port.name, note)
@@ -286,8 +292,7 @@ class DpuDevice:
 
     def stats(self):
         """Counters in the form of `dpu stats -j`."""
-        index = {name: slot.index for name, slot in self.ports.items()}
-        return read_stats(self.shared, index, self._cpus)
+        return read_stats(self.shared, self.ports, self._cpus)
 
     def rule_hits(self):
         """(packets, octets) by rule name."""
