@@ -62,7 +62,7 @@ def _worker(shared, number, cpu):
 def _cpu_seconds(thread):
     """CPU time of a thread, proc_pid_stat(5) fields 14 and 15; None when it is gone."""
     try:
-        with open(f"/proc/{thread}/stat") as stat:
+        with open(f"/proc/{thread}/task/{thread}/stat") as stat:
             fields = stat.read().rpartition(")")[2].split()
     except OSError:
         return None
