@@ -17,6 +17,7 @@ from dpu_runtime import config_types as types
 from dpu_runtime.config_model import Action, Model, refuse
 from dpu_runtime.config_rule import RuleConfig
 from dpu_runtime.config_types import Allowed
+from drivers.tap.port import MTU_MAX as TAP_MTU_MAX
 from kernels.layout import PORTS_MAX, WORKERS_MAX
 
 MTU_IPV6_MIN = 1280  # octets, RFC 8200 5
@@ -144,6 +145,9 @@ class TapPort(PortConfig):
     def _addresses_fit(self):
         interfaces = [ipaddress.ip_interface(text) for text in self.address]
         problems = []
+        if self.mtu > TAP_MTU_MAX:
+            text = f"more than the {TAP_MTU_MAX} that Linux allows a tap interface"
+            problems.append((("mtu",), text, self.mtu))
         for i, interface in enumerate(interfaces):
             if interface in interfaces[:i]:
                 problems.append((("address", i), "given twice", str(interface)))

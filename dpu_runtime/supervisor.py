@@ -21,6 +21,8 @@ log = logging.getLogger("dpu.supervisor")
 
 READY_TIMEOUT_S = 180.0  # a first start compiles
 REQUEST_TIMEOUT_S = 20.0
+POLL_S = 0.01
+RETRY_S = 0.5  # between attempts to start a process that does not start
 
 
 class DataPlaneError(Exception):
@@ -131,6 +133,7 @@ class Supervisor:
         self.restarts = 0
         self.adopted = False
         self.last_gap_ms = None
+        self._keeper = None
         self._tasks = set()
         self._stopping = False
 
@@ -150,20 +153,29 @@ class Supervisor:
 
     def _watch(self):
         self._spawn_task(self._replace_when_gone(self.active))
-        if self._want_standby:
-            self._spawn_task(self._prepare_standby())
+        if self._want_standby and self.standby is None:
+            self._keeper = self._spawn_task(self._keep_standby())
 
     def _spawn_task(self, coroutine):
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _prepare_standby(self):
-        if self.standby is None and not self._stopping:
+    async def _keep_standby(self):
+        """Start a standby, and another one should it die while it waits."""
+        while not self._stopping:
             try:
-                self.standby = await Process.spawn()
+                process = self.standby = await Process.spawn()
             except DataPlaneError as error:
                 log.warning("no standby data plane: %s", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            await process.exited()
+            log.warning("standby data plane %d died", process.pid)
+            self.standby = None
+            process.close()
+            await asyncio.sleep(RETRY_S)
 
     async def _replace_when_gone(self, process):
         await process.exited()
@@ -172,15 +184,33 @@ class Supervisor:
         began = time.monotonic()
         log.error("data plane %d died", process.pid)
         process.close()
-        replacement, self.standby = self.standby, None
-        if replacement is None:
-            replacement = await Process.spawn()
-        self.active = replacement
+        while not await self._take_over():
+            await asyncio.sleep(RETRY_S)
         self.restarts += 1
-        await self._restore(replacement)
         self.last_gap_ms = round((time.monotonic() - began) * 1e3, 1)
-        log.warning("data plane %d took over after %.1f ms", replacement.pid, self.last_gap_ms)
+        log.warning("data plane %d took over after %.1f ms", self.active.pid, self.last_gap_ms)
         self._watch()
+
+    async def _take_over(self):
+        """Make the standby, or a fresh process, the active one; False when that failed."""
+        while self.standby is None and self._keeper is not None and not self._keeper.done():
+            await asyncio.sleep(POLL_S)  # one is starting already
+        if self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
+        replacement, self.standby = self.standby, None
+        try:
+            if replacement is None:
+                replacement = await Process.spawn()
+            self.active = replacement
+            await self._restore(replacement)
+        except DataPlaneError as error:
+            log.error("no data plane: %s", error)
+            if replacement is not None:
+                replacement.kill()
+                replacement.close()
+            return False
+        return True
 
     async def request(self, message, fds=()):
         """Ask the active process."""
@@ -194,10 +224,10 @@ class Supervisor:
         if self.active is not None:
             with contextlib.suppress(DataPlaneError):
                 await self.active.request({"do": "stop"})
-        for process in (self.active, self.standby):
-            if process is not None:
-                await self._end(process)
+        processes = [process for process in (self.active, self.standby) if process is not None]
         self.active = self.standby = None
+        for process in processes:
+            await self._end(process)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
