@@ -13,7 +13,7 @@ setup: ## make .venv with the locked packages; as root, install what Debian lack
 	@scripts/setup
 
 demo: setup ## two containers through the DPU, in under a minute (root)
-	@.venv/bin/python examples/demo.py
+	@.venv/bin/python -m examples.demo
 
 test: setup ## the whole suite in the three modes; as root, nothing is skipped
 	@scripts/test
