@@ -56,7 +56,6 @@ TESTED_WITH = {
     "payload": "segment",
     "transport": "parse",
     "tunnel": "parse",
-    "verdict_cache": "filter",
 }
 
 # Places that exist on one developer's machine only.

@@ -2,146 +2,33 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from kernels.acl_layout import ACTION_ALLOW, ACTION_DROP, HIT_SLOTS, new_acl
-from kernels.acl_table import AclRule, build_stage, inactive_slot, publish, write_stage
-from kernels.drops import DROP_REASON_COUNT, Drop
-from kernels.filter import CACHE_RULES_MIN, filter_egress, filter_ingress
-from kernels.jit import PYTHON_MODE
+from kernels.acl_layout import ACTION_ALLOW, ACTION_DROP
+from kernels.acl_table import AclRule, build_stage, inactive_slot, write_stage
+from kernels.drops import Drop
+from kernels.filter import CACHE_RULES_MIN
 from kernels.layout import (
     BATCH_SIZE,
-    META_DTYPE,
     PARSED_ARP,
     PARSED_FRAGMENT,
     PARSED_IPV4,
     PARSED_IPV6,
     PARSED_LATER_FRAGMENT,
     PARSED_PORTS,
-    PORT_NONE,
-    ROW_BYTES,
     VERDICT_DROP,
     VERDICT_MERGED,
     VERDICT_PASS,
-)
-from kernels.verdict_cache import (
-    CACHE_SETS,
-    CACHE_WAYS,
-    GENERATION_BITS,
-    STATE_GENERATION,
-    STATE_HITS,
-    STATE_MISSES,
-    new_verdict_cache,
 )
 from tests.kernels.acl_rules import (
     MAPPED,
     TCP,
     UDP,
     classbench_rules,
-    fill_packet,
-    first_match,
     matches,
     packets_of,
     prefix_mask,
 )
-
-DEFAULT_SLOT = 1
-HEADERS = np.full((BATCH_SIZE, ROW_BYTES), 0xA5, np.uint8)
-MAC_MASK = (1 << 48) - 1
-
-
-class Stage:
-    """One worker's view of a stage, checked against the first-match oracle on every run."""
-
-    def __init__(self, rules=(), default=ACTION_ALLOW):
-        self.acl, self.cache = new_acl(), new_verdict_cache()
-        self.hits = np.zeros((HIT_SLOTS, 2), np.uint64)
-        self.drops = np.zeros(DROP_REASON_COUNT, np.uint64)
-        self.set(list(rules), default)
-
-    def set(self, rules, default=ACTION_ALLOW):
-        self.rules, self.default = rules, default
-        write_stage(inactive_slot(self.acl), build_stage(rules, default, DEFAULT_SLOT))
-        publish(self.acl)
-
-    def expect(self, packet, out_port=PORT_NONE):
-        """(action, hit slot) by the oracle."""
-        rule = first_match(self.rules, packet, out_port)
-        return (rule.action, rule.hit_slot) if rule else (self.default, DEFAULT_SLOT)
-
-    def ingress(self, meta):
-        """Run the kernel over `meta` and compare everything it may change."""
-        before, hits, dropped = meta.copy(), self.hits.copy(), int(self.drops[Drop.ACL_INGRESS])
-        passed = filter_ingress(HEADERS, meta, len(meta), self.acl, self.cache, self.hits, self.drops)
-        model = before.copy()
-        for m in model:
-            if m["verdict"] == VERDICT_PASS:
-                action, slot = self.expect(m)
-                hits[slot] += np.array([1, m["frame_len"]], np.uint64)
-                if action == ACTION_DROP:
-                    m["verdict"], m["drop_reason"] = VERDICT_DROP, Drop.ACL_INGRESS
-                    dropped += 1
-        np.testing.assert_array_equal(meta, model)
-        np.testing.assert_array_equal(self.hits, hits)
-        assert passed == np.count_nonzero(model["verdict"] == VERDICT_PASS)
-        assert int(self.drops[Drop.ACL_INGRESS]) == dropped == int(self.drops.sum())
-        return passed
-
-    def egress(self, meta, copies):
-        """Run the kernel over (packet, port) copies; compare and return those kept."""
-        before, hits, dropped = meta.copy(), self.hits.copy(), int(self.drops[Drop.ACL_EGRESS])
-        out_packet = np.array([packet for packet, _ in copies], np.uint16)
-        out_port = np.array([port for _, port in copies], np.uint16)
-        kept = filter_egress(
-            meta, out_packet, out_port, len(copies), self.acl, self.cache, self.hits, self.drops
-        )
-        expected = []
-        for packet, port in copies:
-            action, slot = self.expect(meta[packet], port)
-            hits[slot] += np.array([1, meta[packet]["frame_len"]], np.uint64)
-            if action == ACTION_ALLOW:
-                expected.append((packet, port))
-        result = [(int(p), int(o)) for p, o in zip(out_packet[:kept], out_port[:kept], strict=True)]
-        assert result == expected
-        np.testing.assert_array_equal(meta, before)
-        np.testing.assert_array_equal(self.hits, hits)
-        assert int(self.drops[Drop.ACL_EGRESS]) == dropped + len(copies) - kept == int(self.drops.sum())
-        return result
-
-
-def packet(**fields):
-    """One TCP/IPv4 packet 10.0.0.1:1000 -> 10.0.0.2:80, SYN, changed by `fields`."""
-    meta = np.zeros(1, META_DTYPE)
-    values = {
-        "parsed": PARSED_IPV4 | PARSED_PORTS,
-        "ethertype": 0x0800,
-        "src_lo": MAPPED | 0x0A000001,
-        "dst_lo": MAPPED | 0x0A000002,
-        "ip_proto": TCP,
-        "src_port": 1000,
-        "dst_port": 80,
-        "tcp_flags": 2,
-        "l4_offset": 162,
-        "src_mac": 0x020000000001,
-        "dst_mac": 0x020000000002,
-        "vlan": 7,
-        "in_port": 3,
-        "frame_len": 60,
-    }
-    for name, value in (values | fields).items():
-        meta[name] = value
-    return meta
-
-
-def drops_it(rule, meta):
-    """Whether an ingress stage of this one drop rule drops the packet."""
-    return Stage([rule]).ingress(meta.copy()) == 0
-
-
-def drop(**fields):
-    return AclRule(1, ACTION_DROP, 2, **fields)
-
+from tests.kernels.acl_stage import DEFAULT_SLOT, MAC_MASK, Stage, drop, drops_it, packet
 
 # field of a rule that packet() matches -> change of the packet that it then does not match
 FIELDS = [
@@ -330,189 +217,3 @@ def test_more_copies_than_a_batch():
     stage = Stage(rules)
     for _ in range(2):
         stage.egress(meta, copies)
-
-
-def random_rules(count, rng):
-    """Rules with random combinations of few values each, so that they overlap; many equal priorities."""
-    rules = []
-    for i in range(count):
-        rule = AclRule(int(rng.integers(-3, 4)), int(rng.integers(2)), i + 2)
-        if rng.random() < 0.2:
-            rule.in_port = int(rng.integers(4))
-        if rng.random() < 0.15:
-            rule.out_port = int(rng.integers(4))
-        for name in ("src_mac", "dst_mac"):
-            if rng.random() < 0.1:
-                setattr(rule, name, int(rng.integers(4)))
-                setattr(rule, name + "_mask", int(rng.choice([MAC_MASK, 1, 0xFFFFFF000000])))
-        if rng.random() < 0.15:
-            rule.vlan, rule.vlan_mask = int(rng.integers(3)), int(rng.choice([0xFFF, 1]))
-        if rng.random() < 0.1:
-            rule.ethertype = int(rng.choice([0x0800, 0x86DD, 0x0806]))
-        rule.ip_version = int(rng.choice([0, 4, 6]))
-        if rule.ip_version:
-            width = 32 if rule.ip_version == 4 else 128
-            for name in ("src", "dst"):
-                if rng.random() < 0.6:
-                    mask = prefix_mask(int(rng.integers(width + 1)), width)
-                    if rng.random() < 0.1:
-                        mask = int.from_bytes(rng.bytes(16), "big") >> (128 - width)
-                    setattr(rule, name, int(rng.choice([0, 1, 255])) << int(rng.integers(width - 7)))
-                    setattr(rule, name + "_mask", mask)
-        if rng.random() < 0.5:
-            rule.proto = int(rng.choice([TCP, UDP, 0, 1]))
-        for name in ("sport", "dport"):
-            if rng.random() < 0.3:
-                ends = sorted(int(p) for p in rng.choice([0, 1, 79, 80, 81, 1023, 1024, 65534, 65535], 2))
-                setattr(rule, name, tuple(ends))
-        if rng.random() < 0.2:
-            rule.tcp_flags, rule.tcp_flags_mask = int(rng.integers(64)), int(rng.choice([2, 0x12, 0x3F]))
-        rules.append(rule)
-    return rules
-
-
-def spoil(meta, rng):
-    """Turn some packets into fragments, ARP and unknown layer 4."""
-    for m in meta:
-        kind = rng.integers(8)
-        if kind == 0:
-            m["parsed"] = int(m["parsed"]) & ~PARSED_PORTS | PARSED_FRAGMENT | PARSED_LATER_FRAGMENT
-            m["l4_offset"] = m["src_port"] = m["dst_port"] = m["tcp_flags"] = 0
-        elif kind == 1:
-            m["parsed"], m["ethertype"], m["l4_offset"] = PARSED_ARP, 0x0806, 0
-        m["in_port"], m["vlan"] = rng.integers(4), rng.integers(3)
-        if rng.random() < 0.5:
-            m["src_mac"], m["dst_mac"] = rng.integers(4), rng.integers(4)
-
-
-def check_random(seed, count, packets):
-    rng = np.random.default_rng(seed)
-    rules = random_rules(count, rng)
-    meta = packets_of(rules, packets, seed)
-    spoil(meta, rng)
-    stage = Stage(rules, int(rng.integers(2)))
-    for _ in range(2):  # the second time out of the verdict cache
-        for start in range(0, packets, BATCH_SIZE):
-            stage.ingress(meta[start : start + BATCH_SIZE].copy())
-    egress = Stage(rules, int(rng.integers(2)))
-    copies = [(int(rng.integers(packets)), int(rng.integers(5))) for _ in range(packets)]
-    for _ in range(2):
-        egress.egress(meta, copies)
-
-
-@pytest.mark.parametrize("count", [1, 3, 4, 8, 9, 17, 60, 300])
-@pytest.mark.parametrize("seed", range(2 if PYTHON_MODE else 3))
-def test_random_rules_against_the_oracle(seed, count):
-    check_random(1000 * count + seed, count, 64 if PYTHON_MODE else 128)
-
-
-@settings(max_examples=5 if PYTHON_MODE else 30, deadline=None)
-@given(st.integers(0, 2**32), st.integers(0, 40))
-def test_hypothesis_against_the_oracle(seed, count):
-    check_random(seed, count, 32)
-
-
-def overlapping_sets():
-    """Rule sets that defeat hashing: hardly a bit is common to many rules, or all are."""
-    rng = np.random.default_rng(7)
-
-    def ranges(count, width):
-        firsts = rng.integers(0, 65535, (count, 2))
-        lasts = np.minimum(firsts + rng.integers(0, width, (count, 2)), 65535)
-        return [((int(a), int(c)), (int(b), int(d))) for (a, b), (c, d) in zip(firsts, lasts, strict=True)]
-
-    yield "wide", [AclRule(0, i & 1, i + 2, sport=s, dport=d) for i, (s, d) in enumerate(ranges(400, 65536))]
-    yield "narrow", [AclRule(0, i & 1, i + 2, sport=s, dport=d) for i, (s, d) in enumerate(ranges(400, 900))]
-    yield (
-        "one host",
-        [
-            drop(ip_version=4, dst=0x0A000001, dst_mask=0xFFFFFFFF, proto=TCP, dport=d)
-            for _, d in ranges(400, 2000)
-        ],
-    )
-    yield (
-        "nested",
-        [
-            AclRule(n, n & 1, n + 2, ip_version=4, src=0x0A141E28, src_mask=prefix_mask(n, 32))
-            for n in range(33)
-        ],
-    )
-    yield (
-        "macs",
-        [drop(src_mac=int(m), src_mac_mask=MAC_MASK) for m in rng.integers(0, 1 << 48, 400, dtype=np.int64)],
-    )
-    yield (
-        "holes",
-        [
-            drop(ip_version=6, src=int.from_bytes(rng.bytes(16), "big"), src_mask=0xF0F << (4 * i))
-            for i in range(28)
-        ],
-    )
-    yield "same", [drop(proto=TCP) for _ in range(100)]
-
-
-@pytest.mark.parametrize("rules", [pytest.param(rules, id=name) for name, rules in overlapping_sets()])
-def test_adversarial_rule_sets(rules):
-    stage = Stage(rules)
-    meta = packets_of(rules, BATCH_SIZE, 11)
-    for _ in range(2):
-        stage.ingress(meta.copy())
-
-
-@pytest.mark.parametrize("ip_version", [4, 6])
-def test_classbench_sets(ip_version):
-    count = 1000 if PYTHON_MODE else 3000
-    rules = classbench_rules(count, 5, ip_version)
-    stage = Stage(rules, ACTION_DROP)
-    meta = packets_of(rules, BATCH_SIZE, 6)
-    for _ in range(2):
-        stage.ingress(meta.copy())
-
-
-def test_cache_answers_packets_that_differ_in_unused_bits_only():
-    stage = Stage([drop(dport=(p, p)) for p in range(1, 21)])
-    meta = np.concatenate([packet(src_port=p, tcp_flags=p & 63, src_lo=MAPPED | p) for p in range(40)])
-    stage.ingress(meta)
-    state = stage.cache.state
-    assert (int(state[STATE_HITS]), int(state[STATE_MISSES])) == (0, 40)  # one batch, looked up at once
-    assert np.count_nonzero(stage.cache.sets) == 2  # but one entry: its tag and its verdict
-    stage.ingress(packet(src_port=9999))
-    assert (int(state[STATE_HITS]), int(state[STATE_MISSES])) == (1, 40)
-
-
-def test_cache_keeps_right_when_far_too_small():
-    """Fill every set over its ways through one set's share of keys."""
-    rules = [AclRule(0, p & 1, 2 + p, sport=(p, p), in_port=p) for p in range(8)]
-    stage = Stage(rules)
-    rng = np.random.default_rng(3)
-    count = BATCH_SIZE * 4 if PYTHON_MODE else CACHE_SETS * CACHE_WAYS * 2
-    meta = np.zeros(count, META_DTYPE)
-    fill_packet(meta[0], drop(ip_version=4, proto=TCP), rng)
-    meta[:] = meta[0]
-    meta["src_port"], meta["in_port"] = rng.integers(0, 65536, count), rng.integers(0, 8, count)
-    meta["src_port"][::2] = meta["in_port"][::2]
-    expected = (meta["src_port"] == meta["in_port"]) & (meta["in_port"] & 1 == 1)
-    for _ in range(2):
-        for start in range(0, count, BATCH_SIZE):
-            part = meta[start : start + BATCH_SIZE].copy()
-            filter_ingress(HEADERS, part, len(part), stage.acl, stage.cache, stage.hits, stage.drops)
-            np.testing.assert_array_equal(
-                part["verdict"] == VERDICT_DROP, expected[start : start + BATCH_SIZE]
-            )
-
-
-def test_cache_generation_wraps_to_an_empty_cache():
-    rules = [AclRule(0, ACTION_DROP, 2 + p, in_port=p) for p in range(10)]
-    stage = Stage(rules)
-    stage.ingress(packet())  # generation 1
-    stage.set([replace(rule, action=ACTION_ALLOW) for rule in rules])
-    stage.cache.state[STATE_GENERATION] = (1 << GENERATION_BITS) - 1
-    assert stage.ingress(packet()) == 1
-    assert int(stage.cache.state[STATE_GENERATION]) == 1
-    assert stage.ingress(packet()) == 1
-
-
-def test_few_rules_leave_the_cache_alone():
-    stage = Stage([drop(in_port=p) for p in range(CACHE_RULES_MIN - 1)])
-    stage.ingress(packet())
-    assert not stage.cache.sets.any()

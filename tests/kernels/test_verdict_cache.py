@@ -1,0 +1,76 @@
+from dataclasses import replace
+
+import numpy as np
+
+from kernels.acl_layout import ACTION_ALLOW, ACTION_DROP
+from kernels.acl_table import AclRule
+from kernels.filter import CACHE_RULES_MIN, filter_ingress
+from kernels.jit import PYTHON_MODE
+from kernels.layout import (
+    BATCH_SIZE,
+    META_DTYPE,
+    VERDICT_DROP,
+)
+from kernels.verdict_cache import (
+    CACHE_SETS,
+    CACHE_WAYS,
+    GENERATION_BITS,
+    STATE_GENERATION,
+    STATE_HITS,
+    STATE_MISSES,
+)
+from tests.kernels.acl_rules import (
+    MAPPED,
+    TCP,
+    fill_packet,
+)
+from tests.kernels.acl_stage import HEADERS, Stage, drop, packet
+
+
+def test_cache_answers_packets_that_differ_in_unused_bits_only():
+    stage = Stage([drop(dport=(p, p)) for p in range(1, 21)])
+    meta = np.concatenate([packet(src_port=p, tcp_flags=p & 63, src_lo=MAPPED | p) for p in range(40)])
+    stage.ingress(meta)
+    state = stage.cache.state
+    assert (int(state[STATE_HITS]), int(state[STATE_MISSES])) == (0, 40)  # one batch, looked up at once
+    assert np.count_nonzero(stage.cache.sets) == 2  # but one entry: its tag and its verdict
+    stage.ingress(packet(src_port=9999))
+    assert (int(state[STATE_HITS]), int(state[STATE_MISSES])) == (1, 40)
+
+
+def test_cache_keeps_right_when_far_too_small():
+    """Fill every set over its ways through one set's share of keys."""
+    rules = [AclRule(0, p & 1, 2 + p, sport=(p, p), in_port=p) for p in range(8)]
+    stage = Stage(rules)
+    rng = np.random.default_rng(3)
+    count = BATCH_SIZE * 4 if PYTHON_MODE else CACHE_SETS * CACHE_WAYS * 2
+    meta = np.zeros(count, META_DTYPE)
+    fill_packet(meta[0], drop(ip_version=4, proto=TCP), rng)
+    meta[:] = meta[0]
+    meta["src_port"], meta["in_port"] = rng.integers(0, 65536, count), rng.integers(0, 8, count)
+    meta["src_port"][::2] = meta["in_port"][::2]
+    expected = (meta["src_port"] == meta["in_port"]) & (meta["in_port"] & 1 == 1)
+    for _ in range(2):
+        for start in range(0, count, BATCH_SIZE):
+            part = meta[start : start + BATCH_SIZE].copy()
+            filter_ingress(HEADERS, part, len(part), stage.acl, stage.cache, stage.hits, stage.drops)
+            np.testing.assert_array_equal(
+                part["verdict"] == VERDICT_DROP, expected[start : start + BATCH_SIZE]
+            )
+
+
+def test_cache_generation_wraps_to_an_empty_cache():
+    rules = [AclRule(0, ACTION_DROP, 2 + p, in_port=p) for p in range(10)]
+    stage = Stage(rules)
+    stage.ingress(packet())  # generation 1
+    stage.set([replace(rule, action=ACTION_ALLOW) for rule in rules])
+    stage.cache.state[STATE_GENERATION] = (1 << GENERATION_BITS) - 1
+    assert stage.ingress(packet()) == 1
+    assert int(stage.cache.state[STATE_GENERATION]) == 1
+    assert stage.ingress(packet()) == 1
+
+
+def test_few_rules_leave_the_cache_alone():
+    stage = Stage([drop(in_port=p) for p in range(CACHE_RULES_MIN - 1)])
+    stage.ingress(packet())
+    assert not stage.cache.sets.any()
