@@ -6,6 +6,7 @@ inside ends: other processes, interfaces, namespaces' names, files under HIDDEN.
 Source: namespaces(7), pid_namespaces(7), mount_namespaces(7).
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -40,8 +41,13 @@ def run(function, keep=()):
     child = os.fork()
     if child == 0:
         os._exit(_inside(function, keep))
+
+    def forward(number, _frame):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
     for number in SIGNALS:
-        signal.signal(number, lambda number, _frame: os.kill(child, number))
+        signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _, status = os.waitpid(child, 0)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # it is over, and the exit status is what it was
