@@ -1,25 +1,19 @@
-"""What a container runtime makes, reduced to its bones, and the daemon beside it.
+"""What a container runtime makes, reduced to its bones.
 
 A container: namespaces for network, mounts, host name and processes, with a first process that holds them.
 Not:  images and cgroups; the network interface, which is the DPU's part.
 """
 
-import contextlib
-import os
 import shlex
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-DPU = Path(sys.executable).parent / "dpu"
-STOP_SECONDS_MAX = 5.0  # from SIGTERM to SIGKILL
+STOP_SECONDS_MAX = 5.0
 COMMAND_SECONDS_MAX = 30.0
 LISTEN_SECONDS_MAX = 5.0
-INIT = (
-    "echo {name} > /proc/sys/kernel/hostname; ip link set lo up; echo ready; exec cat"  # until its input ends
-)
+# Process 1 of a container; it ends with its input, also when the demo is gone.
+INIT = "echo {name} > /proc/sys/kernel/hostname; ip link set lo up; echo ready; exec cat"
 
 
 class CommandError(Exception):
@@ -41,16 +35,6 @@ def call(argv, check=True, shown=None):
         shown = shown or shlex.join(map(str, argv))
         raise CommandError(f"`{shown}`: exit status {done.returncode}\n{done.stdout.strip()}")
     return done.stdout
-
-
-def stop(process):
-    """End a process: SIGTERM, then SIGKILL. Returns its exit status."""
-    process.terminate()
-    try:
-        return process.wait(STOP_SECONDS_MAX)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
 
 
 class Container:
@@ -107,53 +91,5 @@ class Container:
         self._init.stdin.close()
         self._init.wait(STOP_SECONDS_MAX)
         for process in self._processes:
-            stop(process)
+            process.wait(STOP_SECONDS_MAX)
         call(["ip", "netns", "del", self.name])
-
-
-class DpuDaemon:
-    """`dpu run -c CONFIG` in the background; its lines go to the file `log`.
-
-    While it starts, `waiting(seconds)` is called about once a second.
-    """
-
-    def __init__(self, config, log, waiting):
-        self._log = Path(log)
-        # The daemon says READY=1 to a service manager, sd_notify(3): here it is this process.
-        address = f"@dpu-demo-{os.getpid()}"
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
-            self._log.open("wb") as log_file,
-        ):
-            manager.bind(address.replace("@", "\0"))
-            manager.settimeout(1.0)
-            self._process = subprocess.Popen(
-                [DPU, "run", "-c", config],
-                stdout=log_file,
-                stderr=log_file,
-                start_new_session=True,
-                env={**os.environ, "NOTIFY_SOCKET": address},
-            )
-            try:
-                self._wait_until_ready(manager, waiting)
-            except BaseException:
-                self._process.kill()  # nothing is attached yet, and a compiler takes its time to stop
-                self._process.wait()
-                raise
-
-    def _wait_until_ready(self, manager, waiting):
-        began = time.monotonic()
-        while True:
-            with contextlib.suppress(TimeoutError):
-                if b"READY=1" in manager.recv(4096).splitlines():
-                    return
-            if self._process.poll() is not None:
-                last = "\n".join(self._log.read_text().splitlines()[-10:])
-                raise CommandError(f"the daemon ended, exit status {self._process.returncode}\n{last}")
-            waiting(time.monotonic() - began)
-
-    def stop(self):
-        """Stop in order: the ports and their interfaces go."""
-        code = stop(self._process)
-        if code != 0:
-            raise CommandError(f"the daemon's exit status is {code}")

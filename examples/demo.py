@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from examples import sandbox
-from examples.containers import DPU, CommandError, Container, DpuDaemon, call
+from examples.containers import CommandError, Container, call
+from examples.dpu_daemon import DPU, DaemonError, DpuDaemon
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = Path("examples/demo.toml")  # below ROOT
@@ -32,6 +33,9 @@ BALANCE_TRIES = 20
 
 class StepError(Exception):
     """What a step wanted to show is not so."""
+
+
+FAILURES = (StepError, CommandError, DaemonError, OSError, ValueError, subprocess.TimeoutExpired)
 
 
 def need(holds, text):
@@ -172,13 +176,13 @@ class Demo:
                 began = time.monotonic()
                 try:
                     step(self)
-                except (StepError, CommandError, OSError, ValueError, subprocess.TimeoutExpired) as error:
+                except FAILURES as error:
                     print(f"\ndemo: step {number} failed: {title}: {error}", file=sys.stderr)
                     return 1
                 say(f"[{time.monotonic() - began:.1f} s]")
         finally:
             if self.daemon:  # in order, so that it can say why it is unhappy
-                with contextlib.suppress(CommandError):
+                with contextlib.suppress(DaemonError):
                     self.daemon.stop()
         print(f"\nAll steps done in {time.monotonic() - self.began:.1f} s.")
         return 0
