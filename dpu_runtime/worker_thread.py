@@ -125,6 +125,7 @@ def _read_cycles():
 
 def tsc_hz():
     """Rate of the time-stamp counter against the monotonic clock, over 20 ms."""
+    _read_cycles()  # loads the machine code, which would count as time without cycles
     began_ns, began = time.monotonic_ns(), _read_cycles()
     time.sleep(0.02)
     ended_ns, ended = time.monotonic_ns(), _read_cycles()
