@@ -1,0 +1,61 @@
+"""A DPU in memory: tables, null ports and one worker's private memory, without threads or devices.
+
+For what calls the pipeline itself: the bench of the kernels, and the fuzzer.
+"""
+
+import numpy as np
+
+from dpu_runtime.batch import make_batch
+from dpu_runtime.shared import Control, SharedState
+from dpu_runtime.worker import EVENTS_MAX, Worker
+from dpu_runtime.worker_thread import shared_tables
+from drivers.libc import EPOLL_EVENT_BYTES
+from drivers.port import Kind
+from kernels import layout, mac_table
+from kernels.acl_layout import ACTION_ALLOW
+from kernels.acl_table import build_stage, inactive_slot, publish, write_stage
+from kernels.verdict_cache import new_verdict_cache
+
+ALL_OFFLOADS = (
+    layout.PORT_TX_CSUM | layout.PORT_TX_TSO4 | layout.PORT_TX_TSO6 | layout.PORT_TX_USO | layout.PORT_TX_ECN
+)
+
+
+class InMemory:
+    """Arguments of `dpu_runtime.worker.pipeline`: worker, tables, batch; and the tables' writers."""
+
+    def __init__(self):
+        self.shared = SharedState.create()
+        self.shared.control[Control.MAC_AGEING_TICKS] = mac_table.ageing_ticks(mac_table.MAC_AGEING_SECONDS)
+        self.tables = shared_tables(self.shared)
+        self.batch = make_batch()
+        self.worker = Worker(
+            number=0,
+            epoll_fd=-1,
+            kick_fd=-1,
+            fds=np.full(layout.PORTS_MAX, -1, np.int32),
+            active=np.zeros(layout.PORTS_MAX, np.uint16),
+            is_active=np.zeros(layout.PORTS_MAX, np.uint8),
+            events=np.zeros(EVENTS_MAX * EPOLL_EVENT_BYTES, np.uint8),
+            words=np.zeros(4, np.uint64),
+            cache_ingress=new_verdict_cache(),
+            cache_egress=new_verdict_cache(),
+        )
+
+    def add_port(self, index, flags=layout.PORT_UP | ALL_OFFLOADS, mtu=1500, mac=0, vlan=0, trunk=()):
+        """A null port; its descriptor is its index, which no system call will see."""
+        row = self.shared.ports[index]
+        row["mac"], row["mtu"], row["vlan"] = mac, mtu, vlan
+        row["kind"] = Kind.NULL
+        row["flags"] = flags | (layout.PORT_TRUNK if trunk else 0)
+        for allowed in trunk:
+            self.shared.vlan_allowed[index, allowed // 64] |= np.uint64(1 << (allowed % 64))
+        self.worker.fds[index] = index
+        listed = np.flatnonzero(self.shared.ports["kind"])
+        mac_table.write_active_ports(self.shared.active_ports, listed)
+
+    def set_rules(self, stage, rules, default=ACTION_ALLOW):
+        """Put AclRules in force in `stage`, "ingress" or "egress"."""
+        acl = getattr(self.tables, f"acl_{stage}")
+        write_stage(inactive_slot(acl), build_stage(rules, default))
+        publish(acl)
