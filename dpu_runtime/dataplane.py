@@ -74,7 +74,7 @@ class DataPlane:
     def do_del_port(self, message, _fds):
         """Stop polling a port and close its queues once every worker has passed."""
         index = message["index"]
-        fds = self.ports.pop(index)
+        fds = self.ports.pop(index, ())  # a process before this one may have deleted it and died
         for worker in self.workers:
             worker.del_port(index)
         self._pass_epoch()

@@ -23,10 +23,16 @@ READY_TIMEOUT_S = 180.0  # a first start compiles
 REQUEST_TIMEOUT_S = 20.0
 POLL_S = 0.01
 RETRY_S = 0.5  # between attempts to start a process that does not start
+REQUEST_ATTEMPTS = 2  # a request to a process that dies is made again to its successor
+TAKEOVER_TIMEOUT_S = 60.0  # how long a request waits for the successor
 
 
 class DataPlaneError(Exception):
     """The data plane refused a request or is gone."""
+
+
+class DataPlaneGoneError(DataPlaneError):
+    """The data plane died before it answered."""
 
 
 class Process:
@@ -58,9 +64,15 @@ class Process:
         try:
             ready, _ = await asyncio.to_thread(channel.receive, ours)
         except channel.ChannelClosedError as error:
+            process.kill()  # it may hang rather than be gone
             process.close()
             code = await child.wait()
             raise DataPlaneError(f"data plane did not start (exit code {code}): {error}") from None
+        except asyncio.CancelledError:
+            process.kill()
+            process.close()
+            await child.wait()
+            raise
         ours.settimeout(REQUEST_TIMEOUT_S)
         process.prepare_s = ready["prepare_s"]
         return process
@@ -87,7 +99,7 @@ class Process:
             try:
                 return await asyncio.to_thread(self._exchange, message, fds)
             except channel.ChannelClosedError as error:
-                raise DataPlaneError(f"data plane {self.pid} is gone: {error}") from None
+                raise DataPlaneGoneError(f"data plane {self.pid} is gone: {error}") from None
 
     def _exchange(self, message, fds):
         channel.send(self.sock, message, fds)
@@ -133,6 +145,7 @@ class Supervisor:
         self.restarts = 0
         self.adopted = False
         self.last_gap_ms = None
+        self._present = asyncio.Event()  # `active` has everything and can be asked
         self._keeper = None
         self._tasks = set()
         self._stopping = False
@@ -141,6 +154,7 @@ class Supervisor:
         """Start a fresh active process."""
         self.active = await Process.spawn()
         await self._restore(self.active)
+        self._present.set()
         log.info("data plane %d runs, machine code after %.2f s", self.active.pid, self.active.prepare_s)
         self._watch()
 
@@ -148,6 +162,7 @@ class Supervisor:
         """Go on with a process that runs already."""
         self.active = process
         self.adopted = True
+        self._present.set()
         log.info("adopted data plane %d", process.pid)
         self._watch()
 
@@ -182,6 +197,7 @@ class Supervisor:
         if self._stopping or process is not self.active:
             return
         began = time.monotonic()
+        self._present.clear()
         log.error("data plane %d died", process.pid)
         process.close()
         while not await self._take_over():
@@ -210,17 +226,32 @@ class Supervisor:
                 replacement.kill()
                 replacement.close()
             return False
+        self._present.set()
         return True
 
     async def request(self, message, fds=()):
-        """Ask the active process."""
-        if self.active is None:
-            raise DataPlaneError("no data plane is running")
-        return await self.active.request(message, fds)
+        """Ask the active process; when it dies, the one that takes over from it."""
+        for attempt in range(1, REQUEST_ATTEMPTS + 1):
+            try:
+                await asyncio.wait_for(self._present.wait(), TAKEOVER_TIMEOUT_S)
+            except TimeoutError:
+                break
+            process = self.active
+            try:
+                return await process.request(message, fds)
+            except DataPlaneGoneError:
+                if process is self.active:
+                    self._present.clear()
+                if attempt == REQUEST_ATTEMPTS:
+                    raise
+        raise DataPlaneError("no data plane is running")
 
     async def stop(self):
         """End both processes and wait for them."""
         self._stopping = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.active is not None:
             with contextlib.suppress(DataPlaneError):
                 await self.active.request({"do": "stop"})
@@ -228,9 +259,6 @@ class Supervisor:
         self.active = self.standby = None
         for process in processes:
             await self._end(process)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @staticmethod
     async def _end(process):
