@@ -1,6 +1,6 @@
 """Run a function inside another network namespace.
 
-Source: setns(2): the namespace is the calling thread's, so a thread of its own enters and ends;
+Source: setns(2), unshare(2): the namespace is the calling thread's, so a thread of its own enters and ends;
         the process never leaves its namespace and nothing forks.
 """
 
@@ -33,27 +33,57 @@ def run_in_netns(netns, function, *, port=""):
     path = netns_path(netns)
     if path is None:
         return function()
+    fd = open_netns(netns, port=port)
+
+    def inside():
+        if _libc.setns(fd, CLONE_NEWNET) != 0:
+            errno_ = ctypes.get_errno()
+            text = f"network namespace {netns!r}: {os.strerror(errno_)}"
+            raise PortError(port, f"setns {path}", errno_, text)
+        return function()
+
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return _in_thread(inside)
+    finally:
+        os.close(fd)
+
+
+def run_in_new_netns(function, *, port=""):
+    """Call `function()` in a network namespace of its own, which lasts as long as something in it does."""
+
+    def inside():
+        if _libc.unshare(CLONE_NEWNET) != 0:
+            errno_ = ctypes.get_errno()
+            text = f"{os.strerror(errno_)}; making a network namespace needs CAP_SYS_ADMIN (run as root)"
+            raise PortError(port, "unshare", errno_, text)
+        return function()
+
+    return _in_thread(inside)
+
+
+def open_netns(netns, *, port=""):
+    """Open a network namespace; returns its descriptor. Raises PortError when there is none."""
+    path = netns_path(netns) or "/proc/thread-self/ns/net"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         text = f"network namespace {netns!r}: {os.strerror(error.errno)}"
         raise PortError(port, f"open {path}", error.errno, text) from None
+
+
+def _in_thread(function):
+    """Call `function()` in a thread that ends with it; returns its result, or raises what it raised."""
     outcome = {}
 
-    def inside():
+    def call():
         try:
-            if _libc.setns(fd, CLONE_NEWNET) != 0:
-                errno_ = ctypes.get_errno()
-                text = f"network namespace {netns!r}: {os.strerror(errno_)}"
-                raise PortError(port, f"setns {path}", errno_, text)
             outcome["result"] = function()
         except BaseException as error:  # handed to the caller's thread
             outcome["error"] = error
 
-    thread = threading.Thread(target=inside, name="netns")
+    thread = threading.Thread(target=call, name="netns")
     thread.start()
     thread.join()
-    os.close(fd)
     if "error" in outcome:
         raise outcome["error"]
     return outcome["result"]

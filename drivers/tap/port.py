@@ -10,7 +10,10 @@ import os
 import socket
 import struct
 
-from drivers.netns import run_in_netns
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from drivers.netns import open_netns, run_in_netns, run_in_new_netns
 from drivers.port import Capabilities, Kind, PortError
 
 TUN_DEVICE = "/dev/net/tun"
@@ -51,7 +54,7 @@ class TapPort:
         Raises PortError: no /dev/net/tun, no right, no such namespace, name taken.
         """
         try:
-            run_in_netns(self.netns, self._open_queues, port=self.name)
+            self._open_queues()
             self._negotiate_offload()
         except BaseException:
             self.close()
@@ -70,9 +73,38 @@ class TapPort:
         self.fds = []
 
     def _open_queues(self):
-        if self.ifname in (name for _, name in socket.if_nameindex()):
-            text = f"interface {self.ifname!r} exists already in netns {self.netns or 'of the host'!r}"
-            raise PortError(self.name, "TUNSETIFF", errno.EEXIST, text)
+        """Make the interface in its namespace.
+
+        A descriptor of /dev/net/tun keeps the namespace alive that it was opened in. So that a container's
+        may end, and its interface with it, the interface is made in another one and moved.
+        """
+        if self.ifname in (name for _, name in run_in_netns(self.netns, socket.if_nameindex, port=self.name)):
+            self._name_taken()
+        if self.netns is None:
+            self._make_interface()
+            return
+        target = open_netns(self.netns, port=self.name)
+        try:
+            run_in_new_netns(lambda: self._make_and_move(target), port=self.name)
+        finally:
+            os.close(target)
+
+    def _name_taken(self):
+        text = f"interface {self.ifname!r} exists already in netns {self.netns or 'of the host'!r}"
+        raise PortError(self.name, "TUNSETIFF", errno.EEXIST, text)
+
+    def _make_and_move(self, target):
+        self._make_interface()
+        try:
+            with IPRoute() as ipr:
+                ipr.link("set", index=socket.if_nametoindex(self.ifname), net_ns_fd=target)
+        except NetlinkError as error:
+            if error.code == errno.EEXIST:
+                self._name_taken()
+            text = f"interface {self.ifname!r}: {os.strerror(error.code)}"
+            raise PortError(self.name, f"move to netns {self.netns!r}", error.code, text) from None
+
+    def _make_interface(self):
         for _ in range(self.queues):
             try:
                 fd = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
