@@ -76,9 +76,9 @@ class LiveDaemon:
         path.write_text("\n".join(lines))
         return path
 
-    def spawn(self, text="", wrap=(), **runtime):
-        """Start `dpu run` without waiting; `wrap` goes in front of the command."""
-        config = self.config_file(text, **runtime)
+    def spawn(self, config=None, wrap=(), **runtime):
+        """Start `dpu run` on a file without waiting; `wrap` goes in front of the command."""
+        config = config or self.config_file(**runtime)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*wrap, *dpu_command("run", "-c", config)],
@@ -90,9 +90,9 @@ class LiveDaemon:
             )
         return self.process
 
-    def start(self, text="", **runtime):
+    def start(self, config=None, **runtime):
         """Start `dpu run` and wait until it answers."""
-        process = self.spawn(text, **runtime)
+        process = self.spawn(config, **runtime)
         assert wait_until(lambda: process.poll() is not None or self._answers(), START_TIMEOUT_S), self.log()
         assert process.poll() is None, f"exit {process.returncode}\n{self.log()}"
         return self
@@ -165,6 +165,12 @@ class LiveDaemon:
         """`kill -9` of the control process."""
         self.process.kill()
         self.process.wait(END_TIMEOUT_S)
+
+    def saved(self):
+        """Have the daemon write what runs to a file; returns its path."""
+        path = self.folder / "saved.toml"
+        assert self.cli("save", path).returncode == 0
+        return path
 
     def stop(self, number=signal.SIGTERM):
         """End it in order; returns the exit code."""
