@@ -30,7 +30,7 @@ format: setup ## let ruff lay the code out
 bench: setup ## NAME=kernels: run bench/kernels.py
 	@test -n "$(NAME)" -a -f "bench/$(NAME).py" || \
 		{ echo "make bench NAME=..., one of:" $(sort $(basename $(notdir $(wildcard bench/[a-z]*.py)))); exit 2; }
-	@.venv/bin/python bench/$(NAME).py
+	@.venv/bin/python -m bench.$(NAME)
 
 lock: setup ## renew requirements.lock from pyproject.toml
 	@scripts/lock

@@ -67,7 +67,7 @@ def ratio(name, ours, theirs):
 def table(results):
     """Text with one line a result, columns aligned."""
     rows = [("name", "median", "low", "high", "unit")]
-    rows += [(r.name, _figure(r.median), _figure(r.low), _figure(r.high), r.unit) for r in results]
+    rows += [(r.name, figure(r.median), figure(r.low), figure(r.high), r.unit) for r in results]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -79,7 +79,7 @@ def table(results):
     return "\n".join(lines)
 
 
-def _figure(value):
+def figure(value):
     """Three significant digits, without an exponent."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
@@ -130,14 +130,19 @@ def write_json(name, results, **more):
     return path
 
 
-def main(name, run, size, description):
-    """Measure and report: the command line of a bench script. `size` is the default of --size."""
+def main(name, run, size, description, **options):
+    """Measure and report: the command line of a bench script. `size` is the default of --size.
+
+    options  further arguments, name -> keywords of argparse; `run` gets their values by keyword
+    """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--size", type=int, default=size, help=f"how much to measure; default: {size}")
-    args = parser.parse_args()
+    for option, keywords in options.items():
+        parser.add_argument(f"--{option.replace('_', '-')}", **keywords)
+    given = vars(parser.parse_args())
     where = environment()
     print(f"{where['machine']}, {where['cpus']} CPUs, Linux {where['kernel']}, commit {where['commit']}")
     print(f"load at the start: {where['load'][0]}")
-    results = run(args.size)
+    results = run(**given)
     print(table(results))
-    print(f"written: {write_json(name, results).relative_to(ROOT)}")
+    print(f"written: {write_json(name, results, **given).relative_to(ROOT)}")
