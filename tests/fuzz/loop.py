@@ -59,6 +59,7 @@ VIOLATIONS = (
     "frame leaves at a port that is down",
     "verdict is none",
     "packet dropped without a reason",
+    "parsed offsets lie outside the packet",
 )
 (
     BAD_BEGIN,
@@ -74,6 +75,7 @@ VIOLATIONS = (
     BAD_DOWN,
     BAD_VERDICT,
     BAD_REASON,
+    BAD_OFFSETS,
 ) = range(len(VIOLATIONS))
 
 _ETHERNET_BYTES = 14
@@ -305,14 +307,29 @@ def checked_tx(fd, headers, meta, order, count, iov, counters, drops):
 
 
 @helper
+def _offsets_inside(m):
+    """Whether the layers that were parsed follow each other and end inside the packet."""
+    l3, l4, l5 = np.int64(m["l3_offset"]), np.int64(m["l4_offset"]), np.int64(m["l5_offset"])
+    header_end = np.int64(m["header_end"])
+    if l3 <= np.int64(m["l2_offset"]) or l3 > header_end:
+        return False
+    if l3 + np.int64(m["l3_len"]) > header_end + np.int64(m["payload_len"]):
+        return False
+    return l4 == 0 or l3 < l4 < l5 <= header_end
+
+
+@helper
 def _judge_verdicts(meta, count, bad):
     """Judge what is said of each packet in the end; returns violations of any kind."""
     for i in range(count):
-        verdict, reason = meta[i]["verdict"], meta[i]["drop_reason"]
+        m = meta[i]
+        verdict, reason = m["verdict"], m["drop_reason"]
         if verdict not in (VERDICT_PASS, VERDICT_DROP, VERDICT_MERGED):
             bad[BAD_VERDICT] += np.uint64(1)
         if verdict == VERDICT_DROP and (reason == 0 or reason > _REASON_MAX):
             bad[BAD_REASON] += np.uint64(1)
+        if verdict == VERDICT_PASS and not _offsets_inside(m):
+            bad[BAD_OFFSETS] += np.uint64(1)
     total = np.uint64(0)
     for k in range(len(VIOLATIONS)):
         total += bad[k]
