@@ -22,7 +22,7 @@ from dpu_runtime.supervisor import DataPlaneError, Process, Supervisor
 from dpu_runtime.wiring import change_mtu, wire_interface
 from drivers.null.port import NullPort
 from drivers.port import PortError
-from drivers.tap.port import TapPort
+from drivers.tap.port import TUN_DEVICE, TapPort
 from kernels import layout, mac_table
 
 log = logging.getLogger("dpu.device")
@@ -80,10 +80,11 @@ class DpuDevice:
 
     async def start(self):
         """Adopt the data plane that runs in this state directory, or start one."""
-        if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-            raise PortError(
-                "", "open /dev/net/tun", text="/dev/net/tun is missing or not accessible (run as root)"
-            )
+        try:
+            os.close(os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            text = f"{os.strerror(error.errno)}; the daemon needs the kernel's tun device, and root"
+            raise PortError("", f"open {TUN_DEVICE}", error.errno, text) from None
         process = await asyncio.to_thread(Process.connect, self._adopt_path)
         if process is not None and await self._adopt(process):
             return

@@ -40,14 +40,14 @@ PORT_COUNTER_COUNT = 16  # room to grow without a new layout; two cache lines
 
 
 class PortError(Exception):
-    """A device refused: names the port, the call and the errno."""
+    """A device refused: names the port (if it is about one), the call and the errno."""
 
     def __init__(self, port, call, errno_=0, text=""):
         self.port = port
         self.call = call
         self.errno_ = errno_
         self.text = text or (os.strerror(errno_) if errno_ else "failed")
-        super().__init__(f"port {port!r}: {call}: {self.text}")
+        super().__init__(f"port {port!r}: {call}: {self.text}" if port else f"{call}: {self.text}")
 
 
 @dataclass

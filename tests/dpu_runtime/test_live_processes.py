@@ -1,6 +1,7 @@
 """Processes that are killed and come back: the data plane, the control process, both; clean ends."""
 
 import hashlib
+import itertools
 import os
 import re
 import signal
@@ -91,7 +92,7 @@ def longest_gap(ping):
     out = ping.communicate(timeout=60)[0]
     times = [float(t) for t in re.findall(r"^\[([\d.]+)\] \d+ bytes", out, re.M)]
     counts = re.search(r"(\d+) packets transmitted, (\d+) received", out)
-    gap = max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    gap = max(later - earlier for earlier, later in itertools.pairwise(times))
     return gap, int(counts[1]) - int(counts[2])
 
 
