@@ -28,6 +28,7 @@ IPERF_PORT = 5201
 DOWNLOAD_BYTES = 64 << 20
 TRANSFER_SECONDS = 3
 WAIT_LINE_SECONDS = 5  # a line as a sign of life while the data plane compiles
+CACHE = os.environ.get("DPU_CACHE_DIR", "/var/cache/dpu-runtime")
 BALANCE_TRIES = 20
 
 
@@ -185,6 +186,7 @@ class Demo:
                 with contextlib.suppress(DaemonError):
                     self.daemon.stop()
         print(f"\nAll steps done in {time.monotonic() - self.began:.1f} s.")
+        print(f"What stays: the compiled kernels in {CACHE}.")
         return 0
 
     @staticmethod

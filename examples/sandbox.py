@@ -56,14 +56,11 @@ def run(function, keep=()):
 
 
 def _inside(function, keep):
-    _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+    """The first process inside; returns its exit status."""
     for number in SIGNALS:
         signal.signal(number, _stop)
     try:
-        _mount("none", "/", None, MS_REC | MS_PRIVATE)
-        for folder in HIDDEN:
-            _hide(folder, [Path(path) for path in keep])
-        _mount("proc", "/proc", "proc")
+        _prepare([Path(path) for path in keep])
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         code = function()
     except SystemExit as stop:
@@ -71,9 +68,17 @@ def _inside(function, keep):
     except BaseException:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # nobody may be reading any more
+        sys.stdout.flush()
     return code
+
+
+def _prepare(keep):
+    _check(_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
+    _mount("none", "/", None, MS_REC | MS_PRIVATE)
+    for folder in HIDDEN:
+        _hide(folder, keep)
+    _mount("proc", "/proc", "proc")
 
 
 def _stop(number, _frame):
