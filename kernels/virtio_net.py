@@ -37,7 +37,8 @@ NUM_BUFFERS_OFFSET = 10
 _TCP = 6
 _UDP = 17
 _SCTP = 132
-_FLAGS_KNOWN = VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID
+_FLAGS_UNKNOWN = 0xFF & ~(VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID)
+_GSO_KIND_MASK = 0xFF & ~VIRTIO_NET_HDR_GSO_ECN
 _CHECKSUM_BYTES = 2
 
 
@@ -107,7 +108,7 @@ def _check_checksum(m):
 @helper
 def _check_gso(m):
     """Judge gso_type, gso_size and hdr_len of a packet that is to be segmented later."""
-    kind = m["gso_type"] & ~VIRTIO_NET_HDR_GSO_ECN
+    kind = m["gso_type"] & _GSO_KIND_MASK
     proto = m["ip_proto"]
     parsed = m["parsed"]
     tcp = m["l4_offset"] != 0 and proto == _TCP
@@ -148,7 +149,7 @@ def check_vnet(headers, meta, count, drops):
         if m["verdict"] != VERDICT_PASS:
             continue
         reason = np.int64(Drop.NONE)
-        if m["offload"] & ~_FLAGS_KNOWN:
+        if m["offload"] & _FLAGS_UNKNOWN:
             reason = np.int64(Drop.VNET_FLAGS)
         elif m["offload"] & VIRTIO_NET_HDR_F_NEEDS_CSUM:
             reason = np.int64(_check_checksum(m))
