@@ -29,6 +29,7 @@ DOWNLOAD_BYTES = 64 << 20
 TRANSFER_SECONDS = 3
 WAIT_LINE_SECONDS = 5  # a line as a sign of life while the data plane compiles
 CACHE = os.environ.get("DPU_CACHE_DIR", "/var/cache/dpu-runtime")
+SIGNALLED = 128  # plus the signal's number: exit status of a process that was interrupted
 BALANCE_TRIES = 20
 
 
@@ -218,10 +219,13 @@ def main():
     os.chdir(ROOT)
     keep = [ROOT, Path(sys.prefix), Path(sys.base_prefix)]
     try:
-        return sandbox.run(lambda: Demo().run(), keep)
+        code = sandbox.run(lambda: Demo().run(), keep)
     except OSError as error:
         print(f"demo: cannot make namespaces: {error.strerror}", file=sys.stderr)
         return 1
+    if code > SIGNALLED:
+        print("\ndemo: interrupted; everything is taken down", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ def test_an_interrupted_demo_leaves_nothing(demo, sign, line, seconds):
         assert process.returncode == -sign
     else:
         assert process.returncode == 128 + sign
+        assert out.endswith("\ndemo: interrupted; everything is taken down\n")
         assert "Traceback" not in out
 
 
