@@ -3,6 +3,8 @@
 For what calls the pipeline itself: the bench of the kernels, and the fuzzer.
 """
 
+import os
+
 import numpy as np
 
 from dpu_runtime.batch import make_batch
@@ -26,6 +28,7 @@ class InMemory:
 
     def __init__(self):
         self.shared = SharedState.create()
+        os.close(self.shared.fd)  # mapped, and nobody else will
         self.shared.control[Control.MAC_AGEING_TICKS] = mac_table.ageing_ticks(mac_table.MAC_AGEING_SECONDS)
         self.tables = shared_tables(self.shared)
         self.batch = make_batch()
