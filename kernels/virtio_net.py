@@ -38,6 +38,7 @@ _TCP = 6
 _UDP = 17
 _SCTP = 132
 _FLAGS_UNKNOWN = 0xFF & ~(VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID)
+_NOT_DATA_VALID = np.uint8(0xFF & ~VIRTIO_NET_HDR_F_DATA_VALID)
 _GSO_KIND_MASK = 0xFF & ~VIRTIO_NET_HDR_GSO_ECN
 _CHECKSUM_BYTES = 2
 
@@ -64,14 +65,15 @@ def decode_vnet(headers, meta, count):
     meta     META_DTYPE[n]         out offload, gso_type, gso_hdr_len, gso_size, csum_start, csum_offset
 
     `csum_start` becomes an offset into the row; one that would leave 16 bits becomes 0xFFFF,
-    which `check_vnet` drops. Returns count.
+    which `check_vnet` drops. DATA_VALID is the device's to say (5.1.6.4), so the attached side's is
+    forgotten; a port with PORT_RX_VERIFY sets it anew. Returns count.
     """
     for i in range(count):
         row = headers[i]
         m = meta[i]
         l2 = np.uint64(m["l2_offset"])
         at = l2 - np.uint64(VNET_HDR_BYTES)
-        m["offload"] = row[at]
+        m["offload"] = row[at] & _NOT_DATA_VALID
         m["gso_type"] = row[at + np.uint64(GSO_TYPE_OFFSET)]
         m["gso_hdr_len"] = _le16(row, at + np.uint64(HDR_LEN_OFFSET))
         m["gso_size"] = _le16(row, at + np.uint64(GSO_SIZE_OFFSET))
