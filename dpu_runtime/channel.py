@@ -42,8 +42,16 @@ def receive(sock):
     for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.extend(array.array("i", rights[: len(rights) // 4 * 4]))
-    if not data or flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+    try:
+        if not data:
+            raise ValueError("end of channel")
+        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+            raise ValueError("message too large")
+        message = json.loads(data)
+        if not isinstance(message, dict):
+            raise ValueError("message is no object")
+    except ValueError as error:  # of json.loads too
         for fd in fds:
             os.close(fd)
-        raise ChannelClosedError("end of channel" if not data else "message too large")
-    return json.loads(data), fds
+        raise ChannelClosedError(str(error)) from None
+    return message, fds

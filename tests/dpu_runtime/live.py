@@ -4,7 +4,6 @@ Needs root and namespaces. Sockets of the test itself are made inside a containe
 thread that enters it, so a test reads like a program that runs in both containers.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -16,17 +15,14 @@ from pathlib import Path
 
 from dpu_runtime.client import Client, NoDaemonError
 from drivers.netns import run_in_netns
+from tests.wires import open_wire
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "DPU_TEST_LIVE"  # environment variable that all processes of one daemon inherit
 START_TIMEOUT_S = 300.0  # a first start compiles
 END_TIMEOUT_S = 30.0
 SETTLE_TIMEOUT_S = 5.0
-ETH_P_ALL = 0x0003
 LEFT_SIDE = ("received", "copies", "segments")
-PACKET_OUTGOING = 4  # packet(7)
-SOL_PACKET, PACKET_AUXDATA = 263, 8
-TP_STATUS_VLAN_VALID = 1 << 4
 
 
 def wait_until(condition, timeout_s=SETTLE_TIMEOUT_S, step_s=0.02):
@@ -248,12 +244,7 @@ class Container:
 
     def wire(self, timeout_s=2.0):
         """A packet socket on the interface: whole frames out and in."""
-        sock = self.inside(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)))
-        self.inside(lambda: sock.bind((self.ifname, ETH_P_ALL)))
-        sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        sock.settimeout(timeout_s)
-        return sock
+        return open_wire(self.netns, self.ifname, timeout_s)
 
     def snmp(self, protocol, name):
         """A counter of /proc/net/snmp."""
@@ -265,31 +256,3 @@ class Container:
         """MAC address of the interface, in text."""
         with self.wire() as wire:
             return wire.getsockname()[4].hex(":")
-
-
-class _Auxdata(ctypes.Structure):  # struct tpacket_auxdata, linux/if_packet.h
-    _fields_ = (
-        *((name, ctypes.c_uint32) for name in ("status", "len", "snaplen")),
-        *((name, ctypes.c_uint16) for name in ("mac", "net", "vlan_tci", "vlan_tpid")),
-    )
-
-
-def next_frame(wire, wanted=lambda frame: True):
-    """The next frame that came in and is `wanted`, its tag put back; None when there is none in time."""
-    end = time.monotonic() + wire.gettimeout()
-    while time.monotonic() < end:
-        try:
-            data, ancillary, _, address = wire.recvmsg(1 << 17, 256)
-        except TimeoutError:
-            return None
-        if address[2] == PACKET_OUTGOING:
-            continue
-        for level, kind, value in ancillary:
-            if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
-                aux = _Auxdata.from_buffer_copy(value)
-                if aux.status & TP_STATUS_VLAN_VALID:  # the kernel took it off the frame
-                    tag = aux.vlan_tpid.to_bytes(2, "big") + aux.vlan_tci.to_bytes(2, "big")
-                    data = data[:12] + tag + data[12:]
-        if wanted(data):
-            return data
-    return None

@@ -7,7 +7,8 @@ from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
-from tests.dpu_runtime.live import next_frame, wait_until
+from tests.dpu_runtime.live import wait_until
+from tests.wires import next_frame
 
 pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("iproute2", "iputils-ping")]
 

@@ -1,0 +1,42 @@
+"""What all drivers share: capabilities as flags, errors as text, numbers that live in shared memory."""
+
+import errno
+
+import pytest
+
+from drivers.port import PORT_COUNTER_COUNT, Capabilities, Kind, PortCounter, PortError
+from kernels import layout
+
+
+def test_capabilities_become_flags():
+    assert Capabilities(gro=True).flags() == 0
+    assert Capabilities().flags() == layout.PORT_RX_GRO
+    every = Capabilities(tx_csum=True, tso4=True, tso6=True, ecn=True, uso=True, gro=True)
+    wanted = (
+        layout.PORT_TX_CSUM
+        | layout.PORT_TX_TSO4
+        | layout.PORT_TX_TSO6
+        | layout.PORT_TX_ECN
+        | layout.PORT_TX_USO
+    )
+    assert every.flags() == wanted
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (PortError("web", "TUNSETIFF", errno.EPERM), "port 'web': TUNSETIFF: Operation not permitted"),
+        (PortError("web", "add", text="all in use"), "port 'web': add: all in use"),
+        (PortError("", "rules", text="too many"), "rules: too many"),
+        (PortError("web", "open"), "port 'web': open: failed"),
+    ],
+)
+def test_errors_name_port_call_and_reason(error, text):
+    assert str(error) == text
+
+
+def test_numbers_that_outlive_a_process():
+    assert list(PortCounter) == list(range(len(PortCounter)))
+    assert len(PortCounter) <= PORT_COUNTER_COUNT
+    assert (Kind.NONE, Kind.TAP) == (0, 1)
+    assert max(Kind) <= 0xFF
