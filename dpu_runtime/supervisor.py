@@ -48,16 +48,21 @@ class Process:
     async def spawn(cls):
         """Start a process and wait until its machine code is there."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "dpu_runtime.dataplane",
-            str(theirs.fileno()),
-            pass_fds=(theirs.fileno(),),
-            stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
+        try:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "dpu_runtime.dataplane",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except BaseException:  # cancelled, or no memory for a process
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         process = cls(child.pid, ours)
         process.child = child
         ours.settimeout(READY_TIMEOUT_S)
@@ -109,7 +114,9 @@ class Process:
         return reply, reply_fds
 
     async def exited(self):
-        """Wait until the process is gone."""
+        """Wait until the process is gone; at once when it was closed."""
+        if self.pidfd < 0:
+            return
         loop = asyncio.get_running_loop()
         gone = loop.create_future()
         loop.add_reader(self.pidfd, lambda: gone.done() or gone.set_result(None))

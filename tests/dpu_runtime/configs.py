@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from dpu_runtime.config import Config, default_workers
 from dpu_runtime.config_types import TCP_FLAGS
+from drivers.tap.port import MTU_MAX
 
 NAMES = st.from_regex(r"[A-Za-z0-9_.-]{1,12}", fullmatch=True)
 MACS = st.integers(1, 2**40 - 1).map(
@@ -38,7 +39,7 @@ def ports(draw, name, index):
                 NAMES.filter(lambda n: n not in (".", "..")), st.just("/run/netns/x"), st.just("pid:1")
             ),
             mac=MACS,
-            mtu=st.integers(1280, 65535),
+            mtu=st.integers(1280, MTU_MAX),
             queues=st.integers(1, len(default_workers())),
             vlan=st.integers(1, 4094),
             trunk=st.lists(st.integers(1, 4094), unique=True, max_size=4),

@@ -31,9 +31,10 @@ def lost_none(ping):
 def test_interface_that_is_down(dpu):
     a, b, c = (dpu.container(name) for name in "abc")
     a.ping(b.ipv4)
+    a.ping(c.ipv4)
+    before = dpu.drops("port_down")
     ping = background_ping(a, c)
     b.run("ip", "link", "set", "eth0", "down")
-    before = dpu.drops("port_down")
     shower(a, b.ipv4, 500)
     assert wait_until(lambda: dpu.drops("port_down") >= before + 500)
     assert dpu.port("b")["tx_dropped"] == dpu.drops("port_down") - before

@@ -56,6 +56,7 @@ def scenario(work, standby=True, restore=None):
 
         async def note(process):
             restored.append(process.pid)
+            await process.request({"do": "attach"})
             if restore is not None:
                 await restore(process, len(restored))
 
@@ -133,6 +134,17 @@ def test_standby_and_active_die_together(plan):
         await supervisor.request({"do": "x"})
 
     scenario(work)
+
+
+def test_stop_while_nothing_runs(plan):
+    async def work(supervisor, _restored):
+        plan("slow")
+        os.kill(supervisor.active.pid, signal.SIGKILL)
+        await until(lambda: not Path(os.environ["FAKE_PLAN"]).read_text())
+
+    began = time.monotonic()
+    scenario(work, standby=False)
+    assert time.monotonic() - began < 10
 
 
 def test_processes_that_do_not_start_are_tried_again(plan):
