@@ -1,0 +1,88 @@
+"""Write the measured figures into README.md and bench/README.md, from the JSON that the scripts left.
+
+    python -m bench.report            take bench/out/*.json into bench/figures/, write both documents
+    python -m bench.report --check    exit 1 when a document does not say what bench/figures/ says
+
+No figure in a document is typed: what stands between the markers comes from here.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from bench.results import OUT, ROOT, Result, figure
+
+FIGURES = ROOT / "bench" / "figures"
+BEGIN, END = "<!-- figures: begin, generated -->", "<!-- figures: end -->"
+# README.md shows a newcomer these, bench/README.md everything.
+HEADLINES = ("tcp_containers", "latency", "recovery", "start", "idle")
+
+
+def load_figures(folder=FIGURES):
+    """Data of every script that was taken, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def _where(data):
+    load = f"load {data['load'][0]} at the start"
+    return f"{data['machine']}, {data['cpus']} CPUs, Linux {data['kernel']}, commit {data['commit']}, {load}"
+
+
+def section(name, data):
+    """Markdown of one script's figures."""
+    rows = [Result(**fields) for fields in data["results"]]
+    lines = [f"`bench/{name}.py` ({_where(data)}):", ""]
+    lines += ["| figure | median | lowest | highest | unit |", "| --- | ---: | ---: | ---: | --- |"]
+    lines += [
+        f"| {r.name} | {figure(r.median)} | {figure(r.low)} | {figure(r.high)} | {r.unit} |" for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def block(figures, names):
+    """Markdown between the markers, of the scripts `names` that were measured."""
+    return "\n\n".join(section(name, figures[name]) for name in names if name in figures)
+
+
+def with_block(text, generated):
+    """`text` with what stands between its markers replaced. Raises ValueError without markers."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"no {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n{generated}\n{END}{after}"
+
+
+def documents(figures):
+    """What each generated document should say: path -> text."""
+    wanted = {ROOT / "README.md": HEADLINES, ROOT / "bench" / "README.md": tuple(figures)}
+    return {path: with_block(path.read_text(), block(figures, names)) for path, names in wanted.items()}
+
+
+def main():
+    """Take new figures and write the documents, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing, exit 1 when a document is stale"
+    )
+    check = parser.parse_args().check
+    if not check:
+        for path in OUT.glob("*.json"):
+            shutil.copy(path, FIGURES / path.name)
+    stale = 0
+    for path, text in documents(load_figures()).items():
+        if path.read_text() == text:
+            continue
+        stale += 1
+        if check:
+            print(f"{path.relative_to(ROOT)} is stale: run python -m bench.report", file=sys.stderr)
+        else:
+            path.write_text(text)
+            print(f"written: {path.relative_to(ROOT)}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
