@@ -4,7 +4,8 @@ In:   a configuration, or none. Out: a served socket, a state directory, lines o
 Not:  packets. This process never imports the compiler; the data plane is another process.
 
 A clean end (SIGTERM, SIGINT) takes everything down. A killed daemon leaves the data plane running;
-the next one adopts it, loads what ran from the state directory, and applies its file as a diff.
+the next one adopts it and goes on with what ran, ports and rules of the run time included. A file that
+differs is reported, and applied when `dpu apply` says so.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from dpu_runtime.api import Api
 from dpu_runtime.config import Config, RuntimeConfig
 from dpu_runtime.config_file import problems
 from dpu_runtime.control import REFUSALS, Control, Device
-from dpu_runtime.errors import ApplyError, ConfigError, DaemonError
+from dpu_runtime.errors import ConfigError, DaemonError
 from dpu_runtime.notify import sd_notify, watchdog_interval_s
 from dpu_runtime.rpc import Server
 from dpu_runtime.state import StateDir
@@ -94,7 +95,7 @@ class Daemon:
         log.info("ready after %.2f s, socket %s", time.monotonic() - began, self.runtime.socket)
 
     async def _adopt(self):
-        """Go on with what a killed daemon left; a file that does not fit changes nothing."""
+        """Go on with what a killed daemon left, whatever the file says."""
         try:
             running = self._state.load() or Config(runtime=self.runtime)
         except DaemonError:
@@ -104,16 +105,18 @@ class Daemon:
         runtime = self.runtime.model_copy(update=kept)  # the rest is this process's own
         running = await self._control.adopt(running.model_copy(update={"runtime": runtime}))
         log.info("adopted a data plane with %d ports and %d rules", len(running.port), len(running.rule))
-        if not self._named_config:
-            return
-        for problem in plan.fixed_changes(runtime, self.runtime):
+        if self._named_config:
+            self._report_differences(running)
+
+    def _report_differences(self, running):
+        """Say what the file asks for and does not run: ports that came since must not go unasked."""
+        for problem in plan.fixed_changes(running.runtime, self.runtime):
             log.warning("not changed: %s", problem)
-        defaults = {key: getattr(self.runtime, key) for key in plan.STAGE_DEFAULTS}
-        runtime = runtime.model_copy(update=defaults)
-        try:
-            await self._control.apply(self.config.model_copy(update={"runtime": runtime}))
-        except (ApplyError, ConfigError) as error:
-            log.error("the configuration is not applied, what ran runs on: %s", error)
+        lines = plan.summary(running, self.config)
+        for line in lines:
+            log.warning("not applied: %s", line)
+        if lines:
+            log.warning("what ran goes on; `dpu apply FILE` makes the configuration file run")
 
     async def _serve(self, stopped):
         sd_notify("READY=1", "STATUS=forwarding")

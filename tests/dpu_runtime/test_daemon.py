@@ -139,7 +139,7 @@ def test_stop_while_starting(tmp_path):
     assert device.calls == ["stop"]
 
 
-def test_adoption_goes_on_and_applies_the_file_as_a_difference(start, tmp_path):
+def test_adoption_goes_on_with_what_ran_whatever_the_file_says(start, tmp_path):
     config = tmp_path / "dpu.toml"
     config.write_text(CONFIG)
     first = start(config)
@@ -158,12 +158,15 @@ def test_adoption_goes_on_and_applies_the_file_as_a_difference(start, tmp_path):
     second.wait()
     third = start(config, had)
     with wait_for(tmp_path / "dpu.sock") as client:
+        assert client.call("config.get")["toml"] == running
+        client.call("config.apply", toml=CONFIG)
         assert [port["config"]["name"] for port in client.call("port.show")] == ["web"]
     third.terminate()
     code, errors = ended(third)
     assert code == 0
     assert "adopted a data plane with 2 ports and 1 rules" in errors
-    assert "- port db" in errors
+    assert "not applied: - port db" in errors
+    assert "`dpu apply FILE`" in errors
     assert "+ port web" not in errors
 
 
