@@ -17,6 +17,7 @@ FIGURES = ROOT / "bench" / "figures"
 BEGIN, END = "<!-- figures: begin, generated -->", "<!-- figures: end -->"
 # README.md shows a newcomer these, bench/README.md everything.
 HEADLINES = ("tcp_containers", "latency", "recovery", "start", "idle")
+DETAIL_UNITS = ("cycles a packet", "octets")  # not for README.md
 
 
 def load_figures(folder=FIGURES):
@@ -29,9 +30,9 @@ def _where(data):
     return f"{data['machine']}, {data['cpus']} CPUs, Linux {data['kernel']}, commit {data['commit']}, {load}"
 
 
-def section(name, data):
-    """Markdown of one script's figures."""
-    rows = [Result(**fields) for fields in data["results"]]
+def section(name, data, hidden_units=()):
+    """Markdown of one script's figures, but for those in `hidden_units`."""
+    rows = [Result(**fields) for fields in data["results"] if fields["unit"] not in hidden_units]
     lines = [f"`bench/{name}.py` ({_where(data)}):", ""]
     lines += ["| figure | median | lowest | highest | unit |", "| --- | ---: | ---: | ---: | --- |"]
     lines += [
@@ -40,9 +41,9 @@ def section(name, data):
     return "\n".join(lines)
 
 
-def block(figures, names):
+def block(figures, names, hidden_units=()):
     """Markdown between the markers, of the scripts `names` that were measured."""
-    return "\n\n".join(section(name, figures[name]) for name in names if name in figures)
+    return "\n\n".join(section(name, figures[name], hidden_units) for name in names if name in figures)
 
 
 def with_block(text, generated):
@@ -56,8 +57,11 @@ def with_block(text, generated):
 
 def documents(figures):
     """What each generated document should say: path -> text."""
-    wanted = {ROOT / "README.md": HEADLINES, ROOT / "bench" / "README.md": tuple(figures)}
-    return {path: with_block(path.read_text(), block(figures, names)) for path, names in wanted.items()}
+    blocks = {
+        ROOT / "README.md": block(figures, HEADLINES, DETAIL_UNITS),
+        ROOT / "bench" / "README.md": block(figures, figures),
+    }
+    return {path: with_block(path.read_text(), text) for path, text in blocks.items()}
 
 
 def main():

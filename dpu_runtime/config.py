@@ -17,7 +17,7 @@ from dpu_runtime import config_types as types
 from dpu_runtime.config_model import Action, Model, refuse
 from dpu_runtime.config_rule import RuleConfig
 from dpu_runtime.config_types import Allowed
-from drivers.tap.port import MTU_MAX as TAP_MTU_MAX
+from drivers.tap import MTU_MAX as TAP_MTU_MAX
 from kernels.layout import PORTS_MAX, WORKERS_MAX
 
 MTU_IPV6_MIN = 1280  # octets, RFC 8200 5

@@ -31,7 +31,6 @@ TUN_F_TSO_ECN = 0x08
 TUN_F_USO4 = 0x20
 TUN_F_USO6 = 0x40  # Linux >= 6.2, and only together with USO4
 VNET_HDR_BYTES = 12  # virtio_net_hdr_mrg_rxbuf, virtio 1.2 5.1.6
-MTU_MAX = 65535 - 14  # octets; the kernel takes the Ethernet header off 65535 for a TAP
 
 
 class TapPort:

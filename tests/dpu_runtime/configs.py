@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dpu_runtime.config import Config, default_workers
 from dpu_runtime.config_types import TCP_FLAGS
-from drivers.tap.port import MTU_MAX
+from drivers.tap import MTU_MAX
 
 NAMES = st.from_regex(r"[A-Za-z0-9_.-]{1,12}", fullmatch=True)
 MACS = st.integers(1, 2**40 - 1).map(

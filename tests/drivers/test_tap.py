@@ -15,6 +15,7 @@ import pytest
 
 from drivers.netns import run_in_netns
 from drivers.port import PortCounter, PortError
+from drivers.tap import MTU_MAX
 from drivers.tap.port import TapPort
 from kernels.drops import Drop
 from kernels.layout import BATCH_SIZE, BURST_BYTES_MAX, FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
@@ -25,7 +26,6 @@ from tests.wires import next_frame, open_wire
 VNET = bytes(12)
 RX = (PortCounter.RX_PACKETS, PortCounter.RX_BYTES, PortCounter.RX_DROPPED)
 TX = (PortCounter.TX_PACKETS, PortCounter.TX_BYTES, PortCounter.TX_DROPPED)
-MTU_MAX = 65535 - 14
 GONE_TIMEOUT_S = 10.0  # the kernel takes a namespace down in the background
 
 root = pytest.mark.root
