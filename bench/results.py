@@ -121,11 +121,14 @@ def _git(*args):
     return done.stdout.strip()
 
 
-def write_json(name, results, **more):
-    """Write bench/out/NAME.json; returns its path. `more` is kept beside the results."""
+def write_json(name, results, where, **more):
+    """Write bench/out/NAME.json; returns its path.
+
+    where  `environment()` as it was before the measurement; `more` is kept beside the results
+    """
     OUT.mkdir(exist_ok=True)
     path = OUT / f"{name}.json"
-    data = {"bench": name, **environment(), **more, "results": [asdict(r) for r in results]}
+    data = {"bench": name, **where, **more, "results": [asdict(r) for r in results]}
     path.write_text(json.dumps(data, indent=2) + "\n")
     return path
 
@@ -145,4 +148,4 @@ def main(name, run, size, description, **options):
     print(f"load at the start: {where['load'][0]}")
     results = run(**given)
     print(table(results))
-    print(f"written: {write_json(name, results, **given).relative_to(ROOT)}")
+    print(f"written: {write_json(name, results, where, **given).relative_to(ROOT)}")

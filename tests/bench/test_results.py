@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench import results
-from bench.results import Result, alternate, ratio, result, table, write_json
+from bench.results import Result, alternate, environment, ratio, result, table, write_json
 
 
 def test_a_result_has_median_low_and_high():
@@ -41,7 +41,7 @@ def test_the_table_aligns_its_columns():
 
 def test_the_json_names_the_machine_and_the_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "OUT", tmp_path)
-    path = write_json("kernels", [Result("parse", 2, "ns", 1, 3, 4)], peer="bridge")
+    path = write_json("kernels", [Result("parse", 2, "ns", 1, 3, 4)], environment(), peer="bridge")
     data = json.loads(path.read_text())
     assert data["results"] == [
         {"name": "parse", "median": 2, "unit": "ns", "low": 1, "high": 3, "checksum_of_output": 4}
