@@ -127,6 +127,8 @@ class Process:
 
     def kill(self):
         """End the process without asking."""
+        if self.pidfd < 0:
+            return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
@@ -249,6 +251,7 @@ class Supervisor:
             except DataPlaneGoneError:
                 if process is self.active:
                     self._present.clear()
+                    process.kill()  # one that does not answer is replaced like one that died
                 if attempt == REQUEST_ATTEMPTS:
                     raise
         raise DataPlaneError("no data plane is running")

@@ -19,7 +19,7 @@ from dpu_runtime.shared import STAGES, Control, SharedState, WorkerWord
 from dpu_runtime.worker import EVENTS_MAX, KICK_EVENT, SharedTables, Worker, run_worker
 from drivers.libc import EPOLL_EVENT_BYTES
 from kernels.acl_layout import ACL_LAYOUT, Acl
-from kernels.jit import kernel
+from kernels.jit import cache_lock, kernel
 from kernels.layout import PORTS_MAX
 from kernels.memory import cycles
 from kernels.verdict_cache import new_verdict_cache
@@ -141,7 +141,8 @@ def prepare():
     shared.control[Control.STOP] = 1
     kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     worker = WorkerThread(shared, 0, 0, kick)
-    run_worker(worker._worker, worker._tables, worker._batch)
+    with cache_lock():
+        run_worker(worker._worker, worker._tables, worker._batch)
     worker._epoll.close()
     os.close(kick)
     os.close(shared.fd)

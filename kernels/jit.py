@@ -14,12 +14,17 @@ numba's cache notices neither a changed helper in another file nor the mode, so 
 name carries a hash of every compiled source and the mode.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 
+CACHE_DAYS_MAX = 30  # days without use
 _PACKAGES = ("kernels", "drivers", "dpu_runtime")
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,6 +59,24 @@ def cache_folder():
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpu-runtime"
     return base / f"{source_hash()}-{MODE}"
+
+
+@contextlib.contextmanager
+def cache_lock():
+    """Hold the cache while compiling: two processes that write the same entries can damage them.
+
+    Machine code of other sources that was not used for CACHE_DAYS_MAX is removed.
+    """
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.utime(folder)
+        oldest = time.time() - CACHE_DAYS_MAX * 24 * 3600
+        for other in folder.parent.iterdir():
+            if other.is_dir() and other.stat().st_mtime < oldest:
+                shutil.rmtree(other, ignore_errors=True)
+        yield
 
 
 if PYTHON_MODE:
