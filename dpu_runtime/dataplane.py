@@ -39,7 +39,7 @@ class DataPlane:
         self.shared = None
         self.shared_fd = -1
         self.workers = []
-        self.settings = {}
+        self.cpus = []
         self.ports = {}  # index -> [fds]
         self.stopping = False
 
@@ -50,14 +50,14 @@ class DataPlane:
         from dpu_runtime.worker_thread import WorkerThread  # noqa: PLC0415
 
         self.shared_fd, kicks = fds[0], fds[1:]
-        self.settings = {key: message[key] for key in ("cpus",)}
+        self.cpus = message["cpus"]
         self.shared = SharedState.attach(self.shared_fd)
         self.shared.control[Control.TSC_HZ] = self.tsc_hz
         self.shared.control[Control.STOP] = 0
         self._listen(message["adopt_path"])
         self.workers = [
             WorkerThread(self.shared, number, cpu, kick)
-            for number, (cpu, kick) in enumerate(zip(message["cpus"], kicks, strict=True))
+            for number, (cpu, kick) in enumerate(zip(self.cpus, kicks, strict=True))
         ]
         for worker in self.workers:
             worker.start()
@@ -85,7 +85,7 @@ class DataPlane:
     def do_hello(self, _message, _fds):
         """Say who is running, with the shared memory and the wake-up descriptors: for adoption."""
         kicks = [worker.kick_fd for worker in self.workers]
-        reply = {"ok": True, "pid": os.getpid(), "ports": sorted(self.ports), **self.settings}
+        reply = {"ok": True, "pid": os.getpid(), "ports": sorted(self.ports), "cpus": self.cpus}
         return reply, [self.shared_fd, *kicks]
 
     def do_get_port(self, message, _fds):

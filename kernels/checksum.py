@@ -20,12 +20,12 @@ from kernels.jit import helper, kernel
 from kernels.layout import (
     PARSED_IPV4,
     PARSED_IPV6,
-    VERDICT_DROP,
     VERDICT_PASS,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
 )
 from kernels.memory import address_of, load_u8, load_u16, store_u32, words_at
 from kernels.transport import PROTO_SCTP
+from kernels.verdict import drop_packet
 from kernels.wire import put_be16
 
 assert sys.byteorder == "little", "sums are taken in little-endian words"
@@ -219,7 +219,5 @@ def complete_checksums(headers, meta, count, drops):
         if reason == _NONE:
             passed += 1
         else:
-            meta[i]["verdict"] = VERDICT_DROP
-            meta[i]["drop_reason"] = reason
-            drops[reason] += np.uint64(1)
+            drop_packet(meta[i], reason, drops)
     return passed

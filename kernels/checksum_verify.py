@@ -35,7 +35,6 @@ from kernels.layout import (
     PARSED_IPV6,
     PORT_RX_VERIFY,
     TUNNEL_NONE,
-    VERDICT_DROP,
     VERDICT_PASS,
     VIRTIO_NET_HDR_F_DATA_VALID,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
@@ -51,6 +50,7 @@ from kernels.transport import (
     UDP_HEADER_BYTES,
     UDP_LENGTH_OFFSET,
 )
+from kernels.verdict import drop_packet
 from kernels.wire import be16
 
 IPV6_NEXT_HEADER_OFFSET = 6  # octets, RFC 8200 3
@@ -220,7 +220,5 @@ def verify_checksums(headers, meta, count, ports, drops):
         if reason == _NONE:
             passed += 1
         else:
-            meta[i]["verdict"] = VERDICT_DROP
-            meta[i]["drop_reason"] = reason
-            drops[reason] += np.uint64(1)
+            drop_packet(meta[i], reason, drops)
     return passed

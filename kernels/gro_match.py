@@ -45,7 +45,6 @@ from kernels.wire import be16, be32
 IPV4_PLAIN = 0x45  # version 4, no options, RFC 791 3.1
 IPV4_FRAGMENT_OFFSET = 6  # octets: flags and fragment offset
 IPV4_DF = 0x4000
-IPV4_TTL_OFFSET = 8  # TTL and protocol
 IPV4_SOURCE_OFFSET = 12  # both addresses
 IPV6_NEXT_HEADER_OFFSET = 6  # octets, RFC 8200 3; next header, hop limit, both addresses
 TCP_ACK_OFFSET = 8  # octets, RFC 9293 3.1

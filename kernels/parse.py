@@ -32,10 +32,10 @@ from kernels.layout import (
     PARSED_FRAGMENT,
     PARSED_LATER_FRAGMENT,
     PARSED_MULTICAST,
-    VERDICT_DROP,
     VERDICT_PASS,
 )
 from kernels.transport import parse_transport
+from kernels.verdict import drop_packet
 
 _PARSED_ARP = np.uint32(PARSED_ARP)
 _PARSED_FRAGMENT = np.uint32(PARSED_FRAGMENT)
@@ -152,7 +152,5 @@ def parse(headers, meta, count, drops):
         if reason == 0:
             passed += 1
         else:
-            rec["verdict"] = VERDICT_DROP
-            rec["drop_reason"] = reason
-            drops[reason] += np.uint64(1)
+            drop_packet(rec, reason, drops)
     return passed

@@ -15,13 +15,13 @@ from kernels.layout import (
     PORT_NONE,
     PORT_SPOOF_CHECK,
     PORT_UP,
-    VERDICT_DROP,
     VERDICT_PASS,
     VIRTIO_NET_HDR_GSO_NONE,
 )
 from kernels.mac_learning import home_bucket, learn_mac, lookup_mac, mac_hash, mac_key, seen_lately
 from kernels.mac_table import COUNTER_COPIES, COUNTER_FLOODED
 from kernels.memory import address_of, prefetch
+from kernels.verdict import drop_packet
 from kernels.vlan import classify_vlan, is_member
 
 _DROP_NONE = int(Drop.NONE)
@@ -44,14 +44,6 @@ _PORT_UP = np.uint32(PORT_UP)
 _PORT_SPOOF_CHECK = np.uint32(PORT_SPOOF_CHECK)
 _ETHERNET_BYTES = np.int64(ETHERNET_HEADER_BYTES)
 _TAG_BYTES = np.int64(VLAN_TAG_BYTES)
-
-
-@helper
-def _drop(rec, reason, drops):
-    """Give the packet up under `reason`."""
-    rec["verdict"] = VERDICT_DROP
-    rec["drop_reason"] = reason
-    drops[reason] += _1
 
 
 @helper
@@ -85,7 +77,7 @@ def admit(meta, count, ports, vlan_allowed, mac, drops):
             continue
         reason = _admit(rec, ports, vlan_allowed)
         if reason != _DROP_NONE:
-            _drop(rec, reason, drops)
+            drop_packet(rec, reason, drops)
             continue
         passed += 1
         vlan = rec["vlan"]
@@ -198,7 +190,7 @@ def switch(
         if dst & MAC_GROUP_BIT == _0:
             port = lookup_mac(mac, mac_key(dst, vlan), ports, now_ticks, ageing_ticks)
         elif _is_link_local(dst):
-            _drop(rec, _DROP_LINK_LOCAL, drops)
+            drop_packet(rec, _DROP_LINK_LOCAL, drops)
             continue
         if n_out + (active if port == PORT_NONE else 1) > out_max:
             return i, n_out
@@ -219,5 +211,5 @@ def switch(
                 out_port[n_out] = port
                 n_out += 1
         if reason != _DROP_NONE:
-            _drop(rec, reason, drops)
+            drop_packet(rec, reason, drops)
     return count, n_out

@@ -13,7 +13,6 @@ from kernels.jit import helper, kernel
 from kernels.layout import (
     PARSED_IPV4,
     PARSED_IPV6,
-    VERDICT_DROP,
     VERDICT_PASS,
     VIRTIO_NET_HDR_F_DATA_VALID,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
@@ -23,6 +22,7 @@ from kernels.layout import (
     VIRTIO_NET_HDR_GSO_TCPV6,
     VIRTIO_NET_HDR_GSO_UDP_L4,
 )
+from kernels.verdict import drop_packet
 
 VNET_HDR_BYTES = 12  # octets, with num_buffers
 # octets from the start of the header
@@ -158,9 +158,7 @@ def check_vnet(headers, meta, count, drops):
         if reason == Drop.NONE and m["gso_type"] != VIRTIO_NET_HDR_GSO_NONE:
             reason = np.int64(_check_gso(m))
         if reason != Drop.NONE:
-            m["verdict"] = VERDICT_DROP
-            m["drop_reason"] = reason
-            drops[reason] += np.uint64(1)
+            drop_packet(m, reason, drops)
         else:
             passed += 1
     return passed

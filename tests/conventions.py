@@ -56,6 +56,7 @@ TESTED_WITH = {
     "payload": "segment",
     "transport": "parse",
     "tunnel": "parse",
+    "verdict": "switch",
 }
 
 # Places that exist on one developer's machine only.

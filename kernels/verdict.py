@@ -1,0 +1,21 @@
+"""Giving a packet up: the one way a kernel drops a packet it has judged.
+
+Out:  verdict, drop_reason, drops.
+Not:  copies at egress, which are counted without a verdict: the packet may leave elsewhere.
+"""
+
+import numpy as np
+
+from kernels.jit import helper
+from kernels.layout import VERDICT_DROP
+
+
+@helper
+def drop_packet(record, reason, drops):
+    """Drop the packet of meta `record` for `reason`, a Drop code, and count it.
+
+    drops  uint64[DROP_REASON_COUNT]  in/out, packets
+    """
+    record["verdict"] = VERDICT_DROP
+    record["drop_reason"] = reason
+    drops[reason] += np.uint64(1)
