@@ -50,6 +50,8 @@ _TAG_BYTES = np.int64(VLAN_TAG_BYTES)
 def _admit(rec, ports, vlan_allowed):
     """Ingress checks; sets meta.vlan and returns a DROP_* code."""
     port = ports[rec["in_port"]]
+    if not np.uint32(port["flags"]) & _PORT_UP:
+        return _DROP_PORT_DOWN
     if np.uint32(port["flags"]) & _PORT_SPOOF_CHECK and rec["src_mac"] != port["mac"]:
         return _DROP_MAC_SPOOF
     vlan = classify_vlan(rec, ports)
@@ -67,7 +69,8 @@ def admit(meta, count, ports, vlan_allowed, mac, drops):
     mac           uint64[MAC_WORDS]                prefetched: the cache lines that `switch` will need
     drops         uint64[DROP_REASON_COUNT]        in/out
 
-    Comes before the ingress ACL, whose rules match the VLAN. Returns packets passed.
+    Comes before the ingress ACL, whose rules match the VLAN. A port that is not PORT_UP takes nothing,
+    as its rules may not be there yet. Returns packets passed.
     """
     passed = 0
     table = address_of(mac)

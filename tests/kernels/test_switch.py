@@ -140,6 +140,8 @@ class Model:
     def forward(self, rec, now):
         """Ports that the packet goes to and why it is dropped, for a record as a dictionary."""
         port = self.port(rec["in_port"])
+        if not port["flags"] & PORT_UP:
+            return [], Drop.PORT_DOWN
         if port["flags"] & PORT_SPOOF_CHECK and port["mac"] != rec["src_mac"]:
             return [], Drop.MAC_SPOOF
         vid = rec["vlan_tci"] & 0xFFF if rec["tags"] else 0
@@ -289,6 +291,13 @@ def test_a_spoofed_source_is_not_learned():
     assert tables.send(packet(HOST + 1, BROADCAST, 0)) == ([], [Drop.MAC_SPOOF])
     assert not tables.mac.any()
     assert tables.send(packet(HOST, BROADCAST, 0)) == ([(0, 1)], [Drop.NONE])
+
+
+def test_a_port_that_is_not_up_takes_nothing_and_learns_nothing():
+    tables = Switch(2)
+    tables.ports["flags"][0] = 0
+    assert tables.send(packet(HOST, BROADCAST, 0)) == ([], [Drop.PORT_DOWN])
+    assert not tables.mac.any()
 
 
 def test_a_flood_is_dropped_under_the_reason_of_the_closest_port():
