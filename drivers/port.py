@@ -18,6 +18,7 @@ class Kind(enum.IntEnum):
     NONE = 0
     TAP = 1
     NULL = 2
+    VHOST_USER = 3
 
 
 class PortCounter(enum.IntEnum):

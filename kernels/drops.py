@@ -63,6 +63,10 @@ class Drop(enum.IntEnum):
     RX_ERROR = 45
     IPV6_FRAGMENT = 46  # fragment past 65535 octets
     LINK_LOCAL = 47  # 01-80-C2-00-00-0X, for the bridge itself, never forwarded
+    # vhost-user rings
+    RING_CHAIN = 48  # descriptor chain too long, looped, out of bounds or of the wrong direction
+    RING_ADDRESS = 49  # buffer outside the guest's memory
+    RING_DISABLED = 50  # the driver has switched the queue off
 
 
 DROP_REASON_COUNT = 64  # room to grow without a new layout

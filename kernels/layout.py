@@ -70,7 +70,9 @@ META_DTYPE = np.dtype(
         ("dst_lo", "u8"),
         ("src_mac", "u8"),  # 48 bits
         ("dst_mac", "u8"),
-        ("next_hop", "u8"),  # spare, keeps the record at two cache lines
+        # 0: the payload lies at payload_addr in one piece; else the address of a struct iovec[] whose
+        # lengths add up to payload_len, and payload_addr is not used
+        ("payload_iov", "u8"),
     ],
     align=True,
 )

@@ -2,7 +2,7 @@
 
 Spec: one file a protocol: ethernet, arp, ipv4, ipv6, transport, tunnel, flow_hash.
 In:   l2_offset, header_end, frame_len, gso_type; header_end - l2_offset <= frame_len.
-Out:  every field of META_DTYPE under "parsed", "decided" and "addresses", except next_hop.
+Out:  every field of META_DTYPE under "parsed", "decided" and "addresses", except payload_iov.
 Not:  checksums, the headers inside a tunnel, policy.
 
 Headers must lie in the header row. What the frame holds behind header_end is out of reach, so a
