@@ -135,7 +135,15 @@ def segment_loop(shared, batch, pool, bursts, random, spent):
         total = np.int64(gso_segment_count(batch.meta[0]))
         done = np.int64(0)
         while done < total:
-            done += gso_segment(batch.headers, batch.meta, 0, done, batch.segment_headers, batch.segment_meta)
+            done += gso_segment(
+                batch.headers,
+                batch.meta,
+                0,
+                done,
+                batch.segment_headers,
+                batch.segment_meta,
+                batch.segment_iov,
+            )
         spent[0] += cycles() - began
         segments += done
     return segments

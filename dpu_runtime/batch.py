@@ -12,6 +12,7 @@ from drivers.tap.queue import ARENA_BYTES
 from kernels.gro import GRO_DTYPE
 from kernels.layout import BATCH_SIZE, FRAME_BYTES_MAX, META_DTYPE, PORTS_MAX, ROW_BYTES
 from kernels.mac_table import SWITCH_OUT_MAX
+from kernels.segment import GSO_IOV_MAX
 
 GRO_ARENA_BYTES = 4 * (FRAME_BYTES_MAX + 1)
 
@@ -32,6 +33,7 @@ Batch = namedtuple(
         "order_port",  # uint16[BATCH_SIZE], that port, once a packet
         "segment_headers",  # uint8[BATCH_SIZE, ROW_BYTES], software GSO's output
         "segment_meta",  # META_DTYPE[BATCH_SIZE]
+        "segment_iov",  # uint64[GSO_IOV_MAX, 2], struct iovec[]: payloads of segments in pieces
         "segment_order",  # uint16[BATCH_SIZE], 0, 1, 2, ...
         "copies",  # uint16[BATCH_SIZE], egress ports that a packet goes to
         "gro_arena",  # uint8[GRO_ARENA_BYTES], merged payloads
@@ -65,6 +67,7 @@ def make_batch():
         order_port=np.zeros(BATCH_SIZE, np.uint16),
         segment_headers=np.zeros((BATCH_SIZE, ROW_BYTES), np.uint8),
         segment_meta=np.zeros(BATCH_SIZE, META_DTYPE),
+        segment_iov=np.zeros((GSO_IOV_MAX, 2), np.uint64),
         segment_order=np.arange(BATCH_SIZE, dtype=np.uint16),
         copies=np.zeros(BATCH_SIZE, np.uint16),
         gro_arena=_huge(GRO_ARENA_BYTES),

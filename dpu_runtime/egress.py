@@ -102,7 +102,15 @@ def _send_segments(w, shared, batch, port, i, counters, drops):
     done = np.int64(0)
     while done < total:
         n = np.int64(
-            gso_segment(batch.headers, batch.meta, i, done, batch.segment_headers, batch.segment_meta)
+            gso_segment(
+                batch.headers,
+                batch.meta,
+                i,
+                done,
+                batch.segment_headers,
+                batch.segment_meta,
+                batch.segment_iov,
+            )
         )
         tx_burst(
             shared.ports[port]["kind"],

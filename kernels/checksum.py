@@ -24,6 +24,7 @@ from kernels.layout import (
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
 )
 from kernels.memory import address_of, load_u8, load_u16, store_u32, words_at
+from kernels.payload import PIECE_BYTES, piece, piece_at
 from kernels.transport import PROTO_SCTP
 from kernels.verdict import drop_packet
 from kernels.wire import put_be16
@@ -147,18 +148,22 @@ def range_sum(headers, meta, i, start, end):
     header_end = np.uint64(record["header_end"])
     if first >= last:
         return _0
-    row_addr = address_of(headers[i])
-    if last <= header_end:
-        return ones_sum(row_addr + first, last - first)
-    payload_addr = np.uint64(record["payload_addr"])
-    if first >= header_end:
-        return ones_sum(payload_addr + (first - header_end), last - first)
-    row_len = header_end - first
-    payload = ones_sum(payload_addr, last - header_end)
-    if row_len & _1:
-        # the payload starts in the middle of a word (RFC 1071 2.B)
-        payload = swap16(payload)
-    return fold(ones_sum(row_addr + first, row_len) + payload)
+    total = _0
+    at = first
+    if first < header_end:
+        at = min(last, header_end)
+        total = ones_sum(address_of(headers[i]) + first, at - first)
+        if last <= header_end:
+            return total
+    entry, skip = piece_at(record, at - header_end)
+    while at < last:
+        addr, size = piece(record, entry, skip, last - at)
+        part = ones_sum(addr, size)
+        # a piece may start in the middle of a word (RFC 1071 2.B)
+        total += swap16(part) if (at - first) & _1 else part
+        at += size
+        entry, skip = entry + PIECE_BYTES, _0
+    return fold(total)
 
 
 @helper

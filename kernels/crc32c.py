@@ -12,6 +12,7 @@ import numpy as np
 
 from kernels.jit import PYTHON_MODE, helper, primitive
 from kernels.memory import address_of, load_u8, load_u16, load_u32, load_u64
+from kernels.payload import PIECE_BYTES, piece, piece_at
 
 if not PYTHON_MODE:
     from llvmlite import ir
@@ -246,5 +247,11 @@ def sctp_checksum(headers, meta, i, start, end):
     crc = skip_zero_word(crc)
     crc = crc32c_update(crc, row_addr + behind, min(last, header_end) - behind)
     if last > header_end:
-        crc = crc32c_update(crc, np.uint64(record["payload_addr"]), last - header_end)
+        left = last - header_end
+        entry, skip = piece_at(record, _0)
+        while left > _0:
+            addr, size = piece(record, entry, skip, left)
+            crc = crc32c_update(crc, addr, size)
+            left -= size
+            entry, skip = entry + PIECE_BYTES, _0
     return crc ^ _LOW32

@@ -36,8 +36,8 @@ from kernels.layout import (
     VIRTIO_NET_HDR_GSO_TCPV6,
     VIRTIO_NET_HDR_GSO_UDP_L4,
 )
-from kernels.memory import address_of, copy_memory
-from kernels.payload import IPPROTO_TCP, IPV6_BYTES
+from kernels.memory import address_of
+from kernels.payload import IPPROTO_TCP, IPV6_BYTES, copy_octets
 from kernels.segment import (
     GSO_SIZE_MIN,
     IPV4_CHECKSUM_OFFSET,
@@ -199,13 +199,10 @@ def _join(headers, meta, head, arena, arena_used, gro):
     record = meta[head]
     l5 = np.int64(record["l5_offset"])
     size = np.int64(flow["size"])
-    in_row = min(np.int64(record["header_end"]) - l5, size)  # without Ethernet padding
-    behind = np.uint64(record["payload_addr"])
-    start = np.uint64(arena_used[0])
-    record["header_end"] = l5 + in_row
-    record["payload_addr"] = address_of(arena) + start
-    record["payload_len"] = 0
-    _append_octets(headers, meta, head, behind, size - in_row)
+    row_end = l5 + min(np.int64(record["header_end"]) - l5, size)  # without Ethernet padding
+    start = address_of(arena) + np.uint64(arena_used[0])
+    row = address_of(headers[head])
+    row_end, end = _append_octets(headers, meta, head, row_end, l5 + size - row_end, row, row_end, start)
     left = np.int64(flow["payload_len"]) - size
     member = np.int64(flow["next"])
     while member != GRO_NONE:
@@ -213,33 +210,35 @@ def _join(headers, meta, head, arena, arena_used, gro):
         # all but the last are as long as the head
         member_len = min(left, size)
         member_l5 = np.int64(m["l5_offset"])
-        in_row = min(np.int64(m["header_end"]) - member_l5, member_len)
-        _append_octets(headers, meta, head, address_of(headers[member]) + np.uint64(member_l5), in_row)
-        _append_octets(headers, meta, head, np.uint64(m["payload_addr"]), member_len - in_row)
+        row_end, end = _append_octets(headers, meta, member, member_l5, member_len, row, row_end, end)
         left -= member_len
         if record["ip_proto"] == IPPROTO_TCP:
             _add_flags(headers[head], record, headers[member], TCP_PSH | TCP_FIN)
         member = np.int64(gro[member]["next"])
-    arena_used[0] = start + np.uint64(record["payload_len"])
+    record["header_end"] = row_end
+    record["payload_addr"] = start
+    record["payload_len"] = end - start
+    record["payload_iov"] = 0
+    arena_used[0] += end - start
     record["frame_len"] = l5 - np.int64(record["l2_offset"]) + np.int64(flow["payload_len"])
     _finish_headers(headers[head], record, size)
 
 
 @helper
-def _append_octets(headers, meta, head, addr, size):
-    """Append octets to `head`: to its row while that has room, then to the arena."""
-    record = meta[head]
-    end = np.int64(record["header_end"])
-    in_row = min(size, ROW_BYTES - end)
-    if in_row > 0:
-        copy_memory(address_of(headers[head]) + np.uint64(end), addr, np.uint64(in_row))
-        record["header_end"] = end + in_row
+def _append_octets(headers, meta, i, first, size, row, row_end, arena_end):
+    """Append octets of packet `i`, from row offset `first` on: to the head's row, then to the arena.
+
+    row        address of the head's row
+    row_end    where in that row to go on; it is filled up first
+    arena_end  address in the arena to go on at
+
+    Returns (row_end, arena_end).
+    """
+    in_row = min(size, ROW_BYTES - row_end)
     rest = size - in_row
-    if rest > 0:
-        payload_len = np.uint64(record["payload_len"])
-        target = np.uint64(record["payload_addr"]) + payload_len
-        copy_memory(target, addr + np.uint64(in_row), np.uint64(rest))
-        record["payload_len"] = payload_len + np.uint64(rest)
+    copy_octets(headers, meta, i, first, in_row, row + np.uint64(row_end))
+    copy_octets(headers, meta, i, first + in_row, rest, arena_end)
+    return row_end + in_row, arena_end + np.uint64(rest)
 
 
 @helper

@@ -1,17 +1,26 @@
-"""The octets behind the layer 4 header: how many, and copying them out of row and payload.
+"""The payload: how many octets of layer 4 data there are, where they lie, copying them.
 
 In:   meta, as the parser left it: placement, l3_offset, l4_offset, l5_offset, l3_len, parsed.
 Not:  packets whose layer 4 does not lie directly behind Ethernet, tags and IP (tunnels).
 
 GSO and GRO move payload by address, where no index check of the compiler can help; so they start
 with `l4_payload_len`, which answers only for a record whose fields agree with each other.
+
+Payload in pieces (meta.payload_iov) is walked with a cursor; a contiguous one is a single piece:
+
+    entry, skip = piece_at(record, offset)
+    while left > _0:
+        addr, size = piece(record, entry, skip, left)
+        ...
+        left -= size
+        entry, skip = entry + PIECE_BYTES, _0
 """
 
 import numpy as np
 
 from kernels.jit import helper
 from kernels.layout import PARSED_IPV4, PARSED_IPV6, ROW_BYTES
-from kernels.memory import address_of, copy_memory
+from kernels.memory import address_of, copy_memory, load_u64
 
 IPPROTO_TCP = 6
 IPPROTO_UDP = 17
@@ -25,8 +34,11 @@ TCP_BYTES_MIN = 20  # octets, RFC 9293 3.1
 TCP_BYTES_MAX = 60
 UDP_BYTES = 8  # octets, RFC 768
 MALFORMED = -1
+PIECE_BYTES = np.uint64(16)  # octets of a struct iovec: address, length
+NO_ROOM = -1
 
 _0 = np.uint64(0)
+_8 = np.uint64(8)
 
 
 @helper
@@ -70,6 +82,46 @@ def l4_payload_len(record):
 
 
 @helper
+def piece_at(record, offset):
+    """Cursor at octet `offset` of the payload, which must be there: (entry, skip).
+
+    entry  address of the struct iovec that names it, 0: the payload is contiguous
+    skip   octets of that piece in front of it
+    """
+    skip = np.uint64(offset)
+    entry = np.uint64(record["payload_iov"])
+    if entry != _0:
+        size = load_u64(entry + _8)
+        while skip >= size:
+            skip -= size
+            entry += PIECE_BYTES
+            size = load_u64(entry + _8)
+    return entry, skip
+
+
+@helper
+def piece(record, entry, skip, left):
+    """The octets at a cursor that lie in one piece, at most `left`: (address, octets)."""
+    if entry == _0:
+        return np.uint64(record["payload_addr"]) + skip, left
+    return load_u64(entry) + skip, min(load_u64(entry + _8) - skip, left)
+
+
+@helper
+def piece_count(record):
+    """Entries of the payload's struct iovec[]; 0 when it is contiguous."""
+    entry = np.uint64(record["payload_iov"])
+    count = 0
+    if entry != _0:
+        left = np.int64(record["payload_len"])
+        while left > 0:
+            left -= np.int64(load_u64(entry + _8))
+            entry += PIECE_BYTES
+            count += 1
+    return count
+
+
+@helper
 def copy_octets(headers, meta, i, start, size, target):
     """Copy `size` octets of packet `i` to address `target`, from row offset `start` on.
 
@@ -87,4 +139,43 @@ def copy_octets(headers, meta, i, start, size, target):
         to += in_row
         left -= in_row
     if left > _0:
-        copy_memory(to, np.uint64(record["payload_addr"]) + (first - header_end), left)
+        entry, skip = piece_at(record, first - header_end)
+        while left > _0:
+            addr, size_here = piece(record, entry, skip, left)
+            copy_memory(to, addr, size_here)
+            to += size_here
+            left -= size_here
+            entry, skip = entry + PIECE_BYTES, _0
+
+
+@helper
+def name_octets(record, offset, size, target, iov, used):
+    """Let record `target` name `size` octets of the payload of `record`, from `offset` on, without a copy.
+
+    target  META_DTYPE record   out, payload_addr, payload_len, payload_iov
+    iov     uint64[n, 2]        out, room for lists of pieces; each has one entry left free in front
+    used    int                 entries of `iov` in use
+
+    Returns the entries in use then, or NO_ROOM and leaves `target` alone. The caller has checked the range.
+    """
+    target_addr, target_iov = _0, _0
+    behind = np.int64(used)
+    left = np.uint64(size)
+    if left > _0:
+        entry, skip = piece_at(record, offset)
+        target_addr, here = piece(record, entry, skip, left)
+        if here < left:
+            behind += 1
+            target_iov = address_of(iov) + np.uint64(behind) * PIECE_BYTES
+            while left > _0:
+                if behind >= len(iov):
+                    return np.int64(NO_ROOM)
+                addr, here = piece(record, entry, skip, left)
+                iov[behind, 0], iov[behind, 1] = addr, here
+                behind += 1
+                left -= here
+                entry, skip = entry + PIECE_BYTES, _0
+    target["payload_addr"] = target_addr
+    target["payload_len"] = size
+    target["payload_iov"] = target_iov
+    return behind

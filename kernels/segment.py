@@ -17,10 +17,12 @@ import numpy as np
 from kernels.checksum import fold, pseudo_header_sum, range_sum
 from kernels.jit import helper
 from kernels.layout import (
+    BATCH_SIZE,
     PARSED_AUTH,
     PARSED_FRAGMENT,
     PARSED_IPV4,
     PARSED_IPV6,
+    PIECES_MAX,
     ROW_BYTES,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
     VIRTIO_NET_HDR_GSO_ECN,
@@ -29,7 +31,15 @@ from kernels.layout import (
     VIRTIO_NET_HDR_GSO_UDP_L4,
 )
 from kernels.memory import address_of
-from kernels.payload import IPPROTO_TCP, IPPROTO_UDP, IPV6_BYTES, copy_octets, l4_payload_len
+from kernels.payload import (
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPV6_BYTES,
+    NO_ROOM,
+    copy_octets,
+    l4_payload_len,
+    name_octets,
+)
 from kernels.wire import be16, be32, put_be16, put_be32
 
 # A segment costs the cutter about as much as a packet costs the pipeline, and one descriptor of a
@@ -38,6 +48,9 @@ from kernels.wire import be16, be32, put_be16, put_be32
 GSO_SEGMENTS_MAX = 2048  # packets, TCP
 GSO_UDP_SEGMENTS_MAX = 128  # packets, Linux UDP_MAX_SEGMENTS since 6.9 (64 before)
 GSO_SIZE_MIN = 8  # octets of TCP payload a segment, Linux TCP_MIN_GSO_SIZE
+# struct iovecs for the lists of one call: any one segment finds room, and a burst of those that
+# straddle two pieces
+GSO_IOV_MAX = PIECES_MAX + 1 + BATCH_SIZE * 3
 
 IPV4_LENGTH_OFFSET = 2  # octets, RFC 791 3.1
 IPV4_ID_OFFSET = 4
@@ -92,7 +105,7 @@ def gso_segment_count(record):
 
 
 @helper
-def gso_segment(headers, meta, i, first, out_headers, out_meta):
+def gso_segment(headers, meta, i, first, out_headers, out_meta, out_iov):
     """Cut packet `i` from segment number `first` on; returns the segments written, at most len(out_meta).
 
     headers      uint8[n, ROW_BYTES]   in, not changed
@@ -100,24 +113,29 @@ def gso_segment(headers, meta, i, first, out_headers, out_meta):
     first        int, >= 0             segments written by earlier calls
     out_headers  uint8[m, ROW_BYTES]   out: headers at the same offsets, then payload up to the row's end
     out_meta     META_DTYPE[m]         out: the rest of the payload is named where it lies, not copied
+    out_iov      uint64[p, 2]          out: lists of pieces, of segments whose rest lies in several;
+                                       p > PIECES_MAX, or one segment might never find room
 
-    The caller goes on until `first` reaches gso_segment_count(meta[i]); then it may free the payload
-    only when the segments were sent.
+    Fewer segments are written when `out_iov` is full. The caller goes on until `first` reaches
+    gso_segment_count(meta[i]); it may free the payload only when the segments were sent.
     """
     record = meta[i]
     total = gso_segment_count(record)
-    written = min(total - np.int64(first), len(out_meta))
-    if written <= 0:
+    limit = min(total - np.int64(first), len(out_meta))
+    if limit <= 0:
         return 0
+    used = np.int64(0)
     ip_sum = _ipv4_constant_sum(headers, meta, i)
     l4_sum = _l4_constant_sum(headers, meta, i)
     payload_len = l4_payload_len(record)
     size = np.int64(record["gso_size"])
-    for k in range(written):
+    for k in range(limit):
         number = np.int64(first) + k
         begin = number * size
         segment_len = min(size, payload_len - begin)
-        _place_segment(headers, meta, i, begin, segment_len, out_headers, out_meta, k)
+        used = _place_segment(headers, meta, i, begin, segment_len, out_headers, out_meta, k, out_iov, used)
+        if used == NO_ROOM:
+            return k
         _write_ip(headers[i], out_headers[k], out_meta[k], number, ip_sum)
         l5 = np.int64(record["l5_offset"])
         payload_sum = range_sum(headers, meta, i, l5 + begin, l5 + begin + segment_len)
@@ -126,7 +144,7 @@ def gso_segment(headers, meta, i, first, out_headers, out_meta):
             _write_tcp(headers[i], out_headers[k], out_meta[k], begin, last, l4_sum + payload_sum)
         else:
             _write_udp(out_headers[k], out_meta[k], l4_sum + payload_sum)
-    return written
+    return limit
 
 
 @helper
@@ -176,23 +194,27 @@ def _l4_constant_sum(headers, meta, i):
 
 
 @helper
-def _place_segment(headers, meta, i, begin, segment_len, out_headers, out_meta, k):
-    """Copy headers and the first octets of the segment's payload into row `k`, name the rest."""
+def _place_segment(headers, meta, i, begin, segment_len, out_headers, out_meta, k, out_iov, used):
+    """Copy headers and the first octets of the segment's payload into row `k`, name the rest.
+
+    Returns the entries of `out_iov` in use, or NO_ROOM.
+    """
     record = meta[i]
     l2 = np.int64(record["l2_offset"])
     l5 = np.int64(record["l5_offset"])
     header_end = np.int64(record["header_end"])
     out_addr = address_of(out_headers[k])
-    # up to the row's end and so past the source's header_end: what is left lies in one piece
+    # up to the row's end and so past the source's header_end: what is left lies in the payload
     filled = min(segment_len, ROW_BYTES - l5)
+    out_meta[k] = record
+    segment = out_meta[k]
+    rest = max(l5 + begin + filled - header_end, 0)  # where in the source's payload the rest begins
+    used = name_octets(record, rest, segment_len - filled, segment, out_iov, used)
+    if used == NO_ROOM:
+        return used
     copy_octets(headers, meta, i, l2, l5 - l2, out_addr + np.uint64(l2))
     copy_octets(headers, meta, i, l5 + begin, filled, out_addr + np.uint64(l5))
 
-    out_meta[k] = record
-    segment = out_meta[k]
-    rest = l5 + begin + filled - header_end  # where in the source's payload the rest begins
-    segment["payload_len"] = segment_len - filled
-    segment["payload_addr"] = np.uint64(record["payload_addr"]) + np.uint64(max(rest, 0))
     segment["header_end"] = l5 + filled
     segment["frame_len"] = l5 - l2 + segment_len
     segment["l3_len"] = l5 - np.int64(record["l3_offset"]) + segment_len
@@ -202,6 +224,7 @@ def _place_segment(headers, meta, i, begin, segment_len, out_headers, out_meta, 
     segment["gso_hdr_len"] = 0
     segment["csum_start"] = 0
     segment["csum_offset"] = 0
+    return used
 
 
 @helper

@@ -11,7 +11,8 @@ from drivers.port import PortCounter
 from kernels.drops import Drop
 from kernels.jit import helper
 from kernels.layout import BATCH_SIZE, BURST_BYTES_MAX, FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
-from kernels.memory import address_of
+from kernels.memory import address_of, store_u64
+from kernels.payload import PIECE_BYTES, piece_count
 from kernels.virtio_net import VNET_HDR_BYTES, encode_vnet
 
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX + 1 - HEADER_BYTES  # octets; one more than fits shows a truncation
@@ -58,6 +59,7 @@ def tap_rx(fd, port, headers, meta, arena, iov, counters, drops):
         in_row = min(size, HEADER_BYTES)
         m["payload_addr"] = free
         m["payload_len"] = size - in_row
+        m["payload_iov"] = 0
         m["frame_len"] = size
         m["l2_offset"] = HEADROOM_BYTES
         m["header_end"] = HEADROOM_BYTES + in_row
@@ -85,14 +87,19 @@ def tap_tx(fd, headers, meta, order, count, iov, counters, drops):
         m = meta[i]
         encode_vnet(headers[i], m)
         begin = np.uint64(m["l2_offset"]) - np.uint64(VNET_HDR_BYTES)
-        iov[0] = rows + np.uint64(i * headers.shape[1]) + begin
-        iov[1] = np.uint64(m["header_end"]) - begin
-        iov[2] = m["payload_addr"]
-        iov[3] = np.uint64(m["payload_len"])
+        first = address_of(iov)
         parts = np.int32(2) if m["payload_len"] else np.int32(1)
-        got = writev(np.int32(fd), address_of(iov), parts)
+        if m["payload_iov"]:
+            first = np.uint64(m["payload_iov"]) - PIECE_BYTES
+            parts = np.int32(1 + piece_count(m))
+        else:
+            iov[2] = m["payload_addr"]
+            iov[3] = np.uint64(m["payload_len"])
+        store_u64(first, rows + np.uint64(i * headers.shape[1]) + begin)
+        store_u64(first + np.uint64(8), np.uint64(m["header_end"]) - begin)
+        got = writev(np.int32(fd), first, parts)
         while got < 0 and errno() == EINTR:
-            got = writev(np.int32(fd), address_of(iov), parts)
+            got = writev(np.int32(fd), first, parts)
         if got < 0:
             drops[_tx_drop_reason(errno())] += np.uint64(1)
             counters[PortCounter.TX_DROPPED] += np.uint64(1)

@@ -3,8 +3,7 @@
 import numpy as np
 
 from kernels.layout import HEADER_BYTES, HEADROOM_BYTES, META_DTYPE, ROW_BYTES
-
-FILL = 0xA5
+from tests.kernels.pieces import FILL, lay_in_pieces, payload_of
 
 
 class Batch:
@@ -12,23 +11,22 @@ class Batch:
 
     headers  uint8[n, ROW_BYTES]   0xA5 outside the frame
     meta     META_DTYPE[n]         placement fields set, all else 0
-    payloads the numpy arrays behind `payload_addr`, kept alive
+    payloads the memory of each packet's payload, kept alive
     """
+
+    in_pieces = False  # how payloads are laid; the fixture `payload_layouts` runs a test both ways
 
     def __init__(self, frames, in_port=0):
         n = len(frames)
         self.headers = np.full((n, ROW_BYTES), FILL, np.uint8)
         self.meta = np.zeros(n, META_DTYPE)
-        self.payloads = []
+        self.payloads = [()] * n
         for i, frame in enumerate(frames):
-            data = np.frombuffer(bytes(frame), np.uint8)
+            data = bytes(frame)
             front = data[:HEADER_BYTES]
-            self.headers[i, HEADROOM_BYTES : HEADROOM_BYTES + len(front)] = front
-            payload = np.concatenate([data[HEADER_BYTES:], np.full(16, FILL, np.uint8)])
-            self.payloads.append(payload)
+            self.headers[i, HEADROOM_BYTES : HEADROOM_BYTES + len(front)] = list(front)
+            self.lay_payload(i, data[HEADER_BYTES:])
             m = self.meta[i]
-            m["payload_addr"] = payload.ctypes.data
-            m["payload_len"] = max(0, len(data) - HEADER_BYTES)
             m["frame_len"] = len(data)
             m["l2_offset"] = HEADROOM_BYTES
             m["header_end"] = HEADROOM_BYTES + len(front)
@@ -38,4 +36,16 @@ class Batch:
         """Octets of packet `i` as they would be sent."""
         m = self.meta[i]
         front = self.headers[i, int(m["l2_offset"]) : int(m["header_end"])].tobytes()
-        return front + self.payloads[i][: int(m["payload_len"])].tobytes()
+        return front + payload_of(m)
+
+    def lay_payload(self, i, octets, shift=0):
+        """Make `octets` the payload of packet `i`: contiguous, `shift` octets past a word, or in pieces."""
+        m = self.meta[i]
+        if self.in_pieces:
+            self.payloads[i] = lay_in_pieces(m, octets)
+            return
+        room = np.full(len(octets) + 24, FILL, np.uint8)
+        at = -room.ctypes.data % 8 + shift
+        room[at : at + len(octets)] = np.frombuffer(octets, np.uint8)
+        self.payloads[i] = room
+        m["payload_addr"], m["payload_len"], m["payload_iov"] = room.ctypes.data + at, len(octets), 0

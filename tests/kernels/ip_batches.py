@@ -3,7 +3,6 @@
 The fields are found by a plain walk over the octets: no test here depends on our parser.
 """
 
-import numpy as np
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_RR
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
@@ -136,14 +135,6 @@ def ip_batch(frames, in_port=0):
 
 def move_split(batch, i, row_octets, shift=0):
     """Cut packet `i` after `row_octets`; put its payload at an address `shift` octets past a word."""
-    frame = batch.frame(i)
-    rest = np.frombuffer(frame[row_octets:], np.uint8)
-    room = np.full(len(rest) + 24, FILL, np.uint8)
-    at = -room.ctypes.data % 8 + shift
-    room[at : at + len(rest)] = rest
-    batch.payloads[i] = room[at:]
-    record = batch.meta[i]
+    batch.lay_payload(i, batch.frame(i)[row_octets:], shift)
     batch.headers[i, HEADROOM_BYTES + row_octets :] = FILL
-    record["payload_addr"] = room.ctypes.data + at
-    record["payload_len"] = len(rest)
-    record["header_end"] = HEADROOM_BYTES + row_octets
+    batch.meta[i]["header_end"] = HEADROOM_BYTES + row_octets

@@ -18,7 +18,7 @@ from kernels.layout import (
     ROW_BYTES,
     VERDICT_MERGED,
 )
-from kernels.segment import gso_segment, gso_segment_count
+from kernels.segment import GSO_IOV_MAX, gso_segment, gso_segment_count
 from tests.kernels.batches import FILL
 from tests.kernels.fields import parsed_batch
 from tests.kernels.streams import frame_of
@@ -68,7 +68,8 @@ class Merge:
             total = gso_segment_count(m)
             assert total > 1
             rows, out = np.zeros((total, ROW_BYTES), np.uint8), np.zeros(total, META_DTYPE)
-            assert gso_segment(headers, meta, i, 0, rows, out) == total
+            iov = np.zeros((GSO_IOV_MAX, 2), np.uint64)
+            assert gso_segment(headers, meta, i, 0, rows, out, iov) == total
             frames += [frame_of(rows[k], out[k]) for k in range(total)]
         return flows
 

@@ -1,6 +1,5 @@
 """Large packets and the ordinary ones that Linux cuts them into, made with scapy; for GSO and GRO tests."""
 
-import ctypes
 import random
 
 from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP
@@ -16,6 +15,7 @@ from kernels.layout import (
 )
 from tests.kernels.batches import Batch
 from tests.kernels.fields import fill_fields, owe_checksum
+from tests.kernels.pieces import payload_of
 
 MACS = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
 V4 = {"src": "10.1.2.3", "dst": "192.168.7.9"}
@@ -90,7 +90,4 @@ def gso_batch(headers, data, size, owed=True, ecn=False, padding=0):
 
 
 def frame_of(row, m):
-    front = row[int(m["l2_offset"]) : int(m["header_end"])].tobytes()
-    if m["payload_len"] == 0:
-        return front
-    return front + ctypes.string_at(int(m["payload_addr"]), int(m["payload_len"]))
+    return row[int(m["l2_offset"]) : int(m["header_end"])].tobytes() + payload_of(m)

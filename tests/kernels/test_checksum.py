@@ -29,6 +29,7 @@ CHECKSUM_OFFSETS = {1: 2, 6: 16, 17: 6, 58: 2, 132: 8}  # octets, by protocol
 EXAMPLES = 30 if PYTHON_MODE else 300
 
 
+pytestmark = pytest.mark.usefixtures("payload_layouts")
 shapes = pytest.mark.parametrize("network, transport", SHAPES, ids=["-".join(s) for s in SHAPES])
 
 

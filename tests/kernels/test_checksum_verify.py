@@ -29,6 +29,7 @@ from tests.kernels.ip_batches import ETHER, SHAPES, V4, V6, ip_batch, move_split
 
 PORT = 3
 BITS = (0, 3, 7) if PYTHON_MODE else range(8)
+pytestmark = pytest.mark.usefixtures("payload_layouts")
 shapes = pytest.mark.parametrize("network, transport", SHAPES, ids=["-".join(s) for s in SHAPES])
 
 
@@ -99,7 +100,7 @@ def test_any_flipped_bit_is_found(network, transport):
     for i, octets in enumerate(frames):
         row = np.frombuffer(octets[:256], np.uint8)
         batch.headers[i, HEADROOM_BYTES : HEADROOM_BYTES + len(row)] = row
-        batch.payloads[i][: len(octets) - len(row)] = list(octets[len(row) :])
+        batch.lay_payload(i, octets[len(row) :])
     passed, drops = verify(batch)
     assert passed == 0
     assert (batch.meta["verdict"] == VERDICT_DROP).all()

@@ -14,6 +14,8 @@ from tests.kernels.fields import owe_checksum
 from tests.kernels.merging import Merge, batch_of, rebuilt
 from tests.kernels.streams import LAYER3, MACS, STAMPS, TAGS, cut, frame_of, gso_batch, octets, tcp, udp
 
+pytestmark = pytest.mark.usefixtures("payload_layouts")
+
 
 def expect_large(headers, data, size, **how):
     """Merge what scapy cut; the result is the GSO packet that makes exactly these."""
@@ -22,7 +24,8 @@ def expect_large(headers, data, size, **how):
     expected = gso_batch(headers, data, size)
     m, e = merge.batch.meta[0], expected.meta[0]
     assert frame_of(merge.batch.headers[0], m) == expected.frame(0)
-    same = set(META_DTYPE.names) - {"payload_addr", "in_port"}
+    assert m["payload_iov"] == 0
+    same = set(META_DTYPE.names) - {"payload_addr", "payload_iov", "in_port"}
     assert {name: int(m[name]) for name in same} == {name: int(e[name]) for name in same}
     return merge
 

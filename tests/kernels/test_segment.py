@@ -22,6 +22,7 @@ from kernels.layout import (
     VIRTIO_NET_HDR_GSO_UDP_L4,
 )
 from kernels.segment import (
+    GSO_IOV_MAX,
     GSO_SEGMENTS_MAX,
     GSO_SIZE_MIN,
     GSO_UDP_SEGMENTS_MAX,
@@ -29,6 +30,7 @@ from kernels.segment import (
     gso_segment_count,
 )
 from tests.kernels.batches import FILL
+from tests.kernels.pieces import pieces_of
 from tests.kernels.streams import (
     LAYER3,
     MACS,
@@ -43,8 +45,12 @@ from tests.kernels.streams import (
     udp,
 )
 
+pytestmark = pytest.mark.usefixtures("payload_layouts")
 
-def segment_all(batch, rows):
+IOV = np.zeros((GSO_IOV_MAX, 2), np.uint64)
+
+
+def segment_all(batch, rows, iov_entries=GSO_IOV_MAX):
     """Cut packet 0 with `rows` rows a call; checks what every segment promises, returns the frames."""
     before = batch.headers.copy(), batch.meta.copy()
     source = batch.meta[0]
@@ -53,16 +59,35 @@ def segment_all(batch, rows):
     while len(frames) < total:
         out_headers = np.full((rows, ROW_BYTES), FILL, np.uint8)
         out_meta = np.frombuffer(bytes([FILL]) * (rows * META_DTYPE.itemsize), META_DTYPE).copy()
-        written = gso_segment(batch.headers, batch.meta, 0, len(frames), out_headers, out_meta)
-        assert written == min(rows, total - len(frames))
+        memory = np.full((iov_entries + 1, 2), 0xA5A5A5A5A5A5A5A5, np.uint64)
+        iov = memory[:iov_entries]
+        written = gso_segment(batch.headers, batch.meta, 0, len(frames), out_headers, out_meta, iov)
+        check_lists(out_meta[:written], memory)
+        wanted = min(rows, total - len(frames))
+        assert 0 < written <= wanted
+        if not any(out_meta[:written]["payload_iov"]):
+            assert written == wanted  # only lists can be too many
         for k in range(written):
             check_segment(source, out_headers[k], out_meta[k])
             frames.append(frame_of(out_headers[k], out_meta[k]))
-        assert (out_headers[written:] == FILL).all()
-        assert not gso_segment(batch.headers, batch.meta, 0, total, out_headers, out_meta)
+        assert written < wanted or (out_headers[written:] == FILL).all()
+        assert not gso_segment(batch.headers, batch.meta, 0, total, out_headers, out_meta, iov)
     assert (batch.headers == before[0]).all()
     assert (batch.meta == before[1]).all()
     return frames
+
+
+def check_lists(segments, memory):
+    """Lists lie one behind the other in `memory` but for its last entry, each with a free entry in front."""
+    used = memory.ctypes.data
+    for m in segments:
+        if m["payload_iov"]:
+            assert len(pieces_of(m)) > 1
+            assert m["payload_iov"] == used + 16
+            memory[(used - memory.ctypes.data) // 16] = 0  # the free entry may be written at any time
+            used += 16 + 16 * len(pieces_of(m))
+    assert used <= memory.ctypes.data + memory.nbytes - 16
+    assert (memory[-1] == 0xA5A5A5A5A5A5A5A5).all()
 
 
 def check_segment(source, row, m):
@@ -73,7 +98,7 @@ def check_segment(source, row, m):
     assert end == ROW_BYTES or m["payload_len"] == 0
     assert (row[:l2] == FILL).all()
     assert (row[end:] == FILL).all()
-    changed = {"payload_addr", "payload_len", "frame_len", "header_end", "l3_len", "tcp_flags"}
+    changed = {"payload_addr", "payload_len", "payload_iov", "frame_len", "header_end", "l3_len", "tcp_flags"}
     zero = {"offload", "gso_type", "gso_size", "gso_hdr_len", "csum_start", "csum_offset"}
     assert all(m[name] == 0 for name in zero)
     for name in set(META_DTYPE.names) - changed - zero:
@@ -125,8 +150,8 @@ def test_payload_wholly_behind_the_row():
     batch = gso_batch(headers, data, 700)
     m = batch.meta[0]
     in_row = int(m["header_end"] - m["l5_offset"])
-    behind = np.frombuffer(data, np.uint8).copy()
-    m["header_end"], m["payload_len"], m["payload_addr"] = m["l5_offset"], len(data), behind.ctypes.data
+    batch.lay_payload(0, data)
+    m["header_end"] = m["l5_offset"]
     assert in_row > 0
     assert segment_all(batch, 2) == cut(headers, data, 700)
 
@@ -145,8 +170,7 @@ def test_pushed_and_popped_headers():
             row[:] = FILL
             front = np.frombuffer(whole[:fits], np.uint8)
             row[l2 : l2 + len(front)] = front
-            behind = np.frombuffer(whole[fits:], np.uint8).copy()
-            m["payload_addr"], m["payload_len"] = behind.ctypes.data, len(behind)
+            batch.lay_payload(0, whole[fits:])
             m["l2_offset"] = l2
             for name in ("l3_offset", "l4_offset", "l5_offset", "csum_start"):
                 m[name] = int(m[name]) + move
@@ -212,7 +236,7 @@ def refused(batch):
     rows = np.full((4, ROW_BYTES), FILL, np.uint8)
     out = np.zeros(4, META_DTYPE)
     assert gso_segment_count(batch.meta[0]) == 0
-    assert gso_segment(batch.headers, batch.meta, 0, 0, rows, out) == 0
+    assert gso_segment(batch.headers, batch.meta, 0, 0, rows, out, IOV) == 0
     assert (rows == FILL).all()
 
 
@@ -295,13 +319,12 @@ def test_wrong_placement_never_leaves_the_packet(changes, size, layer3):
     total = gso_segment_count(m)
     rows = np.full((64, ROW_BYTES), FILL, np.uint8)
     out = np.zeros(64, META_DTYPE)
-    assert gso_segment(batch.headers, batch.meta, 0, 0, rows, out) == min(total, 64)
-    first = int(m["payload_addr"])
+    assert gso_segment(batch.headers, batch.meta, 0, 0, rows, out, IOV) == min(total, 64)
+    source = pieces_of(m)
     for segment in out[: min(total, 64)]:
         assert segment["l5_offset"] <= segment["header_end"] <= ROW_BYTES
-        if segment["payload_len"]:
-            assert first <= segment["payload_addr"]
-            assert int(segment["payload_addr"]) + int(segment["payload_len"]) <= first + int(m["payload_len"])
+        for addr, here in pieces_of(segment):
+            assert any(first <= addr and addr + here <= first + most for first, most in source)
 
 
 def test_needs_csum_is_the_only_reason_to_look_at_csum_start():
