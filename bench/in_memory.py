@@ -9,14 +9,11 @@ import numpy as np
 
 from dpu_runtime.batch import make_batch
 from dpu_runtime.shared import Control, SharedState
-from dpu_runtime.worker import EVENTS_MAX, Worker
-from dpu_runtime.worker_thread import shared_tables
-from drivers.libc import EPOLL_EVENT_BYTES
+from dpu_runtime.worker_thread import make_worker, shared_tables
 from drivers.port import Kind
 from kernels import layout, mac_table
 from kernels.acl_layout import ACTION_ALLOW
 from kernels.acl_table import build_stage, inactive_slot, publish, write_stage
-from kernels.verdict_cache import new_verdict_cache
 
 ALL_OFFLOADS = (
     layout.PORT_TX_CSUM | layout.PORT_TX_TSO4 | layout.PORT_TX_TSO6 | layout.PORT_TX_USO | layout.PORT_TX_ECN
@@ -32,18 +29,7 @@ class InMemory:
         self.shared.control[Control.MAC_AGEING_TICKS] = mac_table.ageing_ticks(mac_table.MAC_AGEING_SECONDS)
         self.tables = shared_tables(self.shared)
         self.batch = make_batch()
-        self.worker = Worker(
-            number=0,
-            epoll_fd=-1,
-            kick_fd=-1,
-            fds=np.full(layout.PORTS_MAX, -1, np.int32),
-            active=np.zeros(layout.PORTS_MAX, np.uint16),
-            is_active=np.zeros(layout.PORTS_MAX, np.uint8),
-            events=np.zeros(EVENTS_MAX * EPOLL_EVENT_BYTES, np.uint8),
-            words=np.zeros(4, np.uint64),
-            cache_ingress=new_verdict_cache(),
-            cache_egress=new_verdict_cache(),
-        )
+        self.worker = make_worker(self.shared, 0, 1, self.batch)
 
     def add_port(self, index, flags=layout.PORT_UP | ALL_OFFLOADS, mtu=1500, mac=0, vlan=0, trunk=()):
         """A null port; its descriptor is its index, which no system call will see."""
@@ -53,7 +39,7 @@ class InMemory:
         row["flags"] = flags | (layout.PORT_TRUNK if trunk else 0)
         for allowed in trunk:
             self.shared.vlan_allowed[index, allowed // 64] |= np.uint64(1 << (allowed % 64))
-        self.worker.fds[index] = index
+        self.worker.io.fds[index] = index
         listed = np.flatnonzero(self.shared.ports["kind"])
         mac_table.write_active_ports(self.shared.active_ports, listed)
 

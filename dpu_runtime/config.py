@@ -18,6 +18,7 @@ from dpu_runtime.config_model import Action, Model, refuse
 from dpu_runtime.config_rule import RuleConfig
 from dpu_runtime.config_types import Allowed
 from drivers.tap import MTU_MAX as TAP_MTU_MAX
+from drivers.vhost_user import QUEUE_PAIRS_MAX
 from kernels.layout import PORTS_MAX, WORKERS_MAX
 
 MTU_IPV6_MIN = 1280  # octets, RFC 8200 5
@@ -171,7 +172,20 @@ class NullPort(PortConfig):
     kind: Literal["null"] = Field(description="kind of the port")
 
 
-PORT_KINDS = (TapPort, NullPort)
+class VhostUserPort(PortConfig):
+    """`kind = "vhost_user"`: a virtual machine or a host program, by virtio over a vhost-user socket."""
+
+    kind: Literal["vhost_user"] = Field(description="kind of the port")
+    socket: types.SocketPath = Field(description="Unix socket that the front-end and the daemon meet at")
+    client: bool = Field(
+        False, description="connect to the socket, again and again, instead of listening on it"
+    )
+    queues: Annotated[int, Field(ge=1, le=QUEUE_PAIRS_MAX), Allowed(f"1 to {QUEUE_PAIRS_MAX}")] | None = (
+        Field(None, description=f"queue pairs offered; default: {QUEUE_PAIRS_MAX}, whatever the workers")
+    )
+
+
+PORT_KINDS = (TapPort, NullPort, VhostUserPort)
 AnyPort = Annotated[Union[PORT_KINDS], Field(discriminator="kind")]  # noqa: UP007  (built from a tuple)
 
 
@@ -202,14 +216,19 @@ class Config(Model):
     def _port_problems(self):
         if len(self.port) > PORTS_MAX:
             yield ("port",), f"more than {PORTS_MAX} ports", len(self.port)
-        names, interfaces = set(), {}
+        names, interfaces, sockets = set(), {}, {}
         workers = len(self.runtime.workers)
         for i, port in enumerate(self.port):
             if port.name in names:
                 yield ("port", i, "name"), "another port has this name", port.name
             names.add(port.name)
-            if port.queues is not None and port.queues > workers:
+            if port.queues is not None and port.queues > workers and not isinstance(port, VhostUserPort):
                 yield ("port", i, "queues"), f"more than the {workers} worker(s)", port.queues
+            if isinstance(port, VhostUserPort):
+                other = sockets.setdefault(port.socket, port.name)
+                if other != port.name or port.socket == self.runtime.socket:
+                    text = f"port {other} has it" if other != port.name else "is the daemon's own"
+                    yield ("port", i, "socket"), text, port.socket
             if "ifname" in type(port).model_fields:
                 other = interfaces.setdefault((port.netns, port.ifname), port.name)
                 if other != port.name:

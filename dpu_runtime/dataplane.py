@@ -23,6 +23,8 @@ import numpy as np
 
 from dpu_runtime import channel
 from dpu_runtime.shared import Control, SharedState, WorkerWord
+from drivers.vhost_user.backend import Backend
+from drivers.vhost_user.layout import FAULT_MEMORY
 from kernels.layout import PORT_UP
 
 PASS_TIMEOUT_S = 5.0  # every worker passes an epoch within this
@@ -31,8 +33,9 @@ PASS_TIMEOUT_S = 5.0  # every worker passes an epoch within this
 class DataPlane:
     """The process's state: workers, ports, and the channel to the control process."""
 
-    def __init__(self, sock, tsc_hz):
+    def __init__(self, sock, tsc_hz, guard):
         self.sock = sock
+        self.guard = guard
         self.tsc_hz = tsc_hz
         self.listener = None
         self.listener_path = None
@@ -41,6 +44,7 @@ class DataPlane:
         self.workers = []
         self.cpus = []
         self.ports = {}  # index -> [fds]
+        self.backends = {}  # index -> Backend, of ports with rings
         self.stopping = False
 
     # requests, one method each; each returns (reply, descriptors)
@@ -55,8 +59,9 @@ class DataPlane:
         self.shared.control[Control.TSC_HZ] = self.tsc_hz
         self.shared.control[Control.STOP] = 0
         self._listen(message["adopt_path"])
+        count = len(self.cpus)
         self.workers = [
-            WorkerThread(self.shared, number, cpu, kick)
+            WorkerThread(self.shared, number, cpu, kick, count)
             for number, (cpu, kick) in enumerate(zip(self.cpus, kicks, strict=True))
         ]
         for worker in self.workers:
@@ -71,9 +76,38 @@ class DataPlane:
             worker.add_port(index, fds[number % len(fds)], receives=number < len(fds))
         return {"ok": True}, ()
 
+    def do_add_ring_port(self, message, _fds):
+        """Make a port whose queues are rings in a guest's memory; `set_rings` says which."""
+        index = message["index"]
+        self.ports[index] = []
+        self.backends[index] = Backend(
+            index, self.shared, self.guard, self._add_kick(index), self._del_kick, self._pass_epoch
+        )
+        for worker in self.workers:
+            worker.add_ring_port(index)
+        return {"ok": True}, ()
+
+    def do_set_rings(self, message, fds):
+        """Bring a port's memory and rings to a snapshot, drivers/vhost_user/README.md."""
+        self.backends[message["index"]].apply(message["snapshot"], fds)
+        return {"ok": True}, ()
+
+    def _add_kick(self, index):
+        # a queue pair's rings belong to one worker, as in drivers/vhost_user/queue.py
+        return lambda ring, fd: self._worker_of(ring).add_kick(index, ring, fd)
+
+    def _del_kick(self, ring, fd):
+        self._worker_of(ring).del_kick(fd)
+
+    def _worker_of(self, ring):
+        return self.workers[ring // 2 % len(self.workers)]
+
     def do_del_port(self, message, _fds):
         """Stop polling a port and close its queues once every worker has passed."""
         index = message["index"]
+        backend = self.backends.pop(index, None)
+        if backend is not None:
+            backend.close()
         fds = self.ports.pop(index, ())  # a process before this one may have deleted it and died
         for worker in self.workers:
             worker.del_port(index)
@@ -89,7 +123,10 @@ class DataPlane:
         return reply, [self.shared_fd, *kicks]
 
     def do_get_port(self, message, _fds):
-        """Hand out a port's queues."""
+        """Hand out a port's queues, or the snapshot of its rings."""
+        backend = self.backends.get(message["index"])
+        if backend is not None:
+            return {"ok": True, "snapshot": backend.snapshot}, backend.fds
         return {"ok": True}, self.ports[message["index"]]
 
     def do_stop(self, _message, _fds):
@@ -106,11 +143,19 @@ class DataPlane:
             sources = [s for s in (self.sock, self.listener) if s is not None]
             if not sources:
                 return  # a standby that nobody can reach
-            ready, _, _ = select.select(sources, [], [])
-            if self.listener in ready:
+            ready, _, _ = select.select([*sources, self.guard.event_fd], [], [])
+            if self.guard.event_fd in ready:
+                self._memory_lost()
+            elif self.listener in ready:
                 self._accept()
             elif self.sock in ready:
                 self._serve_one()
+
+    def _memory_lost(self):
+        """A guest took memory away that workers use: its rings stop, the control process hangs up."""
+        for index in self.guard.faulted():
+            self.shared.rings[index]["fault"] = FAULT_MEMORY
+            self.shared.devices[index]["fault"] = 1
 
     def _serve_one(self):
         try:
@@ -167,6 +212,9 @@ class DataPlane:
             worker.kick()
         for worker in self.workers:
             worker.join()
+        for backend in self.backends.values():
+            backend.stopped()
+        self.backends = {}
         for index, fds in self.ports.items():
             self.shared.ports[index]["flags"] &= np.uint32(~PORT_UP & 0xFFFFFFFF)
             for fd in fds:
@@ -184,12 +232,12 @@ def main():
     from dpu_runtime.worker_thread import prepare  # noqa: PLC0415
 
     started = time.monotonic()
-    tsc_hz = prepare()
+    tsc_hz, guard = prepare()
     try:
         channel.send(sock, {"ready": os.getpid(), "prepare_s": round(time.monotonic() - started, 3)})
     except channel.ChannelClosedError:
         return
-    plane = DataPlane(sock, tsc_hz)
+    plane = DataPlane(sock, tsc_hz, guard)
     plane.serve()
 
 

@@ -16,50 +16,26 @@ from pydantic import TypeAdapter
 
 from dpu_runtime.config import AnyPort
 from dpu_runtime.counters import read_stats
+from dpu_runtime.ring_port import RingPlane
 from dpu_runtime.rules import RuleBook
 from dpu_runtime.shared import Control, SharedState, WorkerWord
+from dpu_runtime.slot import Slot, has_interface, has_rings, make_driver
 from dpu_runtime.supervisor import DataPlaneError, Process, Supervisor
 from dpu_runtime.wiring import change_mtu, wire_interface
-from drivers.null.port import NullPort
 from drivers.port import PortError
-from drivers.tap.port import TUN_DEVICE, TapPort
+from drivers.tap.port import TUN_DEVICE
 from kernels import layout, mac_table
 
 log = logging.getLogger("dpu.device")
 
 ADOPT_SOCKET = "dataplane.sock"  # in the state directory
 PASS_TIMEOUT_S = 5.0
+WATCH_RINGS_S = 0.5
 HEALTHY_TIMEOUT_S = 2.0
 # keys of a port that change under traffic; all others make it go and come again
 IN_PLACE = {"mtu", "vlan", "trunk", "spoof_check", "verify_checksum", "gro"}
 
 _any_port = TypeAdapter(AnyPort)
-
-
-class Slot:
-    """A port that runs: its index in every table, its configuration, its driver.
-
-    base   what the index's counters said when the port came: an earlier port's packets
-    """
-
-    def __init__(self, index, config, driver, base):
-        self.index = index
-        self.config = config
-        self.driver = driver
-        self.base = base
-
-
-def make_driver(config, workers):
-    """Driver of a port's kind."""
-    queues = config.queues or workers
-    if config.kind == "null":
-        return NullPort(config.name, queues, config.offload)
-    return TapPort(config.name, config.ifname, config.netns, queues, config.offload)
-
-
-def has_interface(config):
-    """Whether ports of this kind have a network interface to wire."""
-    return "ifname" in type(config).model_fields
 
 
 class DpuDevice:
@@ -73,6 +49,7 @@ class DpuDevice:
         self._cpus = list(runtime.workers)
         self._kicks = []
         self._started = time.time()
+        self._watcher = None
         self._adopt_path = str(Path(runtime.state_dir) / ADOPT_SOCKET)
         self._supervisor = Supervisor(self._restore, standby=runtime.standby)
 
@@ -85,6 +62,7 @@ class DpuDevice:
         except OSError as error:
             text = f"{os.strerror(error.errno)}; the daemon needs the kernel's tun device, and root"
             raise PortError("", f"open {TUN_DEVICE}", error.errno, text) from None
+        self._watcher = asyncio.get_running_loop().create_task(self._watch_rings())
         process = await asyncio.to_thread(Process.connect, self._adopt_path)
         if process is not None and await self._adopt(process):
             return
@@ -107,19 +85,30 @@ class DpuDevice:
         self._cpus = hello["cpus"]
         notes = self.shared.read_notes()
         for name, (index, config, base) in notes.get("ports", {}).items():
-            _, fds = await process.request({"do": "get_port", "index": index})
+            reply, fds = await process.request({"do": "get_port", "index": index})
             port = _any_port.validate_python(config)
             driver = make_driver(port, len(self._cpus))
-            driver.adopt(fds)
-            self.ports[name] = Slot(index, port, driver, base)
+            if has_rings(port):
+                driver.adopt(reply["snapshot"], fds)
+            else:
+                driver.adopt(fds)
+            self.ports[name] = Slot(index, port, driver, base, self._make_plane(name, index, port, driver))
         self.rules = RuleBook(self.shared, **notes.get("rules", {}))
         self._started = notes.get("started", self._started)
         self._write_settings()
         self._supervisor.adopt(process)
+        for slot in self.ports.values():
+            if slot.plane:
+                await slot.driver.start(slot.plane)
         return True
 
     async def stop(self):
         """End the data plane and give every port back."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        for slot in self.ports.values():
+            if slot.plane:
+                await slot.driver.stop()
         await self._supervisor.stop()
         for slot in self.ports.values():
             slot.driver.close()
@@ -137,7 +126,12 @@ class DpuDevice:
         message = {"do": "attach", "cpus": self._cpus, "adopt_path": self._adopt_path}
         await process.request(message, [self.shared.fd, *self._kicks])
         for slot in self.ports.values():
-            await process.request({"do": "add_port", "index": slot.index}, slot.driver.fds)
+            if not slot.plane:
+                await process.request({"do": "add_port", "index": slot.index}, slot.driver.fds)
+                continue
+            await process.request({"do": "add_ring_port", "index": slot.index})
+            snapshot, fds = slot.driver.snapshot()
+            await process.request({"do": "set_rings", "index": slot.index, "snapshot": snapshot}, fds)
 
     def _write_settings(self):
         control = self.shared.control
@@ -164,20 +158,51 @@ class DpuDevice:
             base = self.shared.port_counters[: len(self._cpus), index].sum(axis=0).tolist()
             self.shared.port_errors[index] = 0
             self._write_port(index, port, driver)
-            await self._supervisor.request({"do": "add_port", "index": index}, driver.fds)
+            plane = self._make_plane(port.name, index, port, driver)
+            what = "add_ring_port" if plane else "add_port"
+            await self._supervisor.request({"do": what, "index": index}, driver.fds)
+            self.ports[port.name] = Slot(index, port, driver, base, plane)
+            if plane:
+                await plane.apply(*driver.snapshot())
+                await driver.start(plane)
         except BaseException:
+            self.ports.pop(port.name, None)
             self.shared.ports[index]["kind"] = 0
             driver.close()
             raise
-        self.ports[port.name] = Slot(index, port, driver, base)
         self._write_notes()
         for note in driver.capabilities.notes:
             log.info("port %s: %s", port.name, note)
+
+    def _make_plane(self, name, index, config, driver):
+        """What sessions of a port with rings talk to; None for other ports."""
+        if not has_rings(config):
+            return None
+
+        def changed():
+            slot = self.ports.get(name)
+            if slot is not None and slot.driver is driver:
+                up = int(self.shared.ports[index]["flags"]) & layout.PORT_UP
+                self._write_port(index, slot.config, driver, up)
+
+        return RingPlane(name, index, self.shared, self._supervisor.request, changed)
+
+    async def _watch_rings(self):
+        """Hang up on guests that took their memory away; say which rings were stopped."""
+        while True:
+            await asyncio.sleep(WATCH_RINGS_S)
+            for slot in list(self.ports.values()):
+                if slot.plane:
+                    slot.plane.report_faults()
+                    if slot.plane.memory_lost():
+                        slot.driver.hang_up("the guest took away memory that it had shared")
 
     async def del_port(self, name):
         """Take a port down; its learned addresses go with it."""
         self.close_port(name)
         slot = self.ports.pop(name)
+        if slot.plane:
+            await slot.driver.stop()
         await self._supervisor.request({"do": "del_port", "index": slot.index})
         slot.driver.close()
         row = self.shared.ports[slot.index]
@@ -281,15 +306,29 @@ class DpuDevice:
         slot = self.ports[name]
         got = slot.driver.capabilities
         lost = int(self.shared.port_errors[slot.index])
+        state = f"lost: {os.strerror(lost)}" if lost else "up"
+        if slot.plane and not self.shared.devices[slot.index]["connected"]:
+            state = "not connected"
         offloads = {key: getattr(got, key) for key in ("tx_csum", "tso4", "tso6", "ecn", "uso", "gro")}
         return {
             "index": slot.index,
-            "state": f"lost: {os.strerror(lost)}" if lost else "up",
+            "state": state,
             "queues": got.queues,
             "offloads": offloads,
             "copy": got.copy,
             "notes": got.notes,
+            **({"vhost_user": self._ring_info(slot)} if slot.plane else {}),
         }
+
+    def _ring_info(self, slot):
+        info = slot.driver.info()
+        rows = self.shared.rings[slot.index]
+        counted = ("kicks", "calls", "bad_chains", "dropped")
+        info["rings"] = {
+            number: {key: int(rows[number][key]) for key in counted} for number in info["rings_live"]
+        }
+        info["faults"] = slot.plane.faults()
+        return info
 
     def stats(self):
         """Counters in the form of `dpu stats -j`."""

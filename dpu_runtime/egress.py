@@ -114,12 +114,12 @@ def _send_segments(w, shared, batch, port, i, counters, drops):
         )
         tx_burst(
             shared.ports[port]["kind"],
-            w.fds[port],
+            w.io,
+            port,
             batch.segment_headers,
             batch.segment_meta,
             batch.segment_order,
             n,
-            batch.iov,
             counters,
             drops,
         )
@@ -151,12 +151,12 @@ def _send_run(w, shared, batch, port, first, end, counters, drops):
         end = _finish_checksums(batch, first, end, counters, drops)
     tx_burst(
         shared.ports[port]["kind"],
-        w.fds[port],
+        w.io,
+        port,
         batch.headers,
         batch.meta,
         batch.order[first:],
         end - first,
-        batch.iov,
         counters,
         drops,
     )

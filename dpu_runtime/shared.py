@@ -15,6 +15,7 @@ import os
 import numpy as np
 
 from drivers.port import PORT_COUNTER_COUNT, PortCounter
+from drivers.vhost_user.layout import VHOST_LAYOUT
 from kernels import acl_layout, mac_table
 from kernels.drops import DROP_REASON_COUNT, Drop
 from kernels.layout import PORT_DTYPE, PORTS_MAX, VLAN_WORDS, WORKERS_MAX
@@ -79,6 +80,7 @@ LAYOUT = {
     "kernel_counters": ("u8", (WORKERS_MAX, STAGE_COUNT, 2)),  # packets, cycles
     "switch_counters": ("u8", (WORKERS_MAX, len(mac_table.SWITCH_COUNTERS))),
     "rule_hits": ("u8", (WORKERS_MAX, acl_layout.HIT_SLOTS, 2)),  # packets, octets
+    **VHOST_LAYOUT,
     "mac": ("u8", (mac_table.MAC_WORDS,)),
     "notes": ("u1", (2, NOTES_BYTES)),  # the control process's memory, JSON, see write_notes
     **{

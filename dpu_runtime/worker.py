@@ -1,9 +1,9 @@
 """The worker: one compiled loop a CPU, from receive to transmit.
 
 A round: note the epoch, ask epoll which queues have packets, take one burst from each, run the
-pipeline, send. A queue whose burst was cut short stays on the list without asking epoll again.
-With nothing to do the worker polls for IDLE_SPIN_US and then sleeps in epoll on all queues
-and its wake-up descriptor.
+pipeline, send. A queue whose burst was cut short stays on the list without asking epoll again; a port
+with rings in memory is looked at every round. With nothing to do the worker polls for IDLE_SPIN_US, asks
+the rings' drivers for a kick, and sleeps in epoll on all queues and its wake-up descriptor.
 
 Nothing here allocates, locks or waits on another worker. It returns only when told to stop.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from dpu_runtime.egress import charge, egress
 from dpu_runtime.shared import Control, Stage, WorkerWord
-from drivers.burst import rx_burst
+from drivers.burst import ask_kicks, ring_kicked, rx_burst, rx_done
 from drivers.libc import (
     CLOCK_MONOTONIC_COARSE,
     EAGAIN,
@@ -40,6 +40,9 @@ EVENTS_MAX = 64  # epoll events a call
 EPOLL_PERIOD = 8  # rounds between looks at quiet queues while others are busy
 SLEEP_MS = 1000  # a sleeping worker shows it lives this often
 KICK_EVENT = 0xFFFF  # epoll data of the wake-up descriptor; else the port's index
+RING_EVENT_SHIFT = 16  # and above it, for a ring's kick, the ring's number + 1
+NO_FD = -1  # in `fds`: the port is not here
+RINGS_FD = -2  # it has no descriptor but rings
 
 # What one worker owns. Arrays are private memory.
 Worker = namedtuple(
@@ -48,7 +51,9 @@ Worker = namedtuple(
         "number",  # int, row of the per-worker arrays
         "epoll_fd",  # int
         "kick_fd",  # int, eventfd
-        "fds",  # int32[PORTS_MAX], queue descriptor to send on, -1: none
+        "io",  # drivers/io.py, what it lends the drivers
+        "polled",  # uint16[2, 1 + PORTS_MAX], ports with rings: how many, then which
+        "polled_version",  # uint64[1], its lowest bit names the half of `polled` in force
         "active",  # uint16[PORTS_MAX], ports whose queue may hold packets
         "is_active",  # uint8[PORTS_MAX]
         "events",  # uint8[EVENTS_MAX * EPOLL_EVENT_BYTES]
@@ -90,11 +95,28 @@ def clock_ticks(w):
 
 @helper
 def _mark_active(w, port, n_active):
-    if w.is_active[port] == 0 and w.fds[port] >= 0:
+    if w.is_active[port] == 0 and w.io.fds[port] != NO_FD:
         w.is_active[port] = 1
         w.active[n_active] = port
         return n_active + 1
     return n_active
+
+
+@helper
+def _mark_polled(w, n_active):
+    """Put the ports with rings on the list; returns its length."""
+    half = np.int64(load_acquire(w.polled_version, 0) & np.uint64(1))
+    for k in range(np.int64(w.polled[half, 0])):
+        n_active = _mark_active(w, np.int64(w.polled[half, 1 + k]), n_active)
+    return n_active
+
+
+@helper
+def _ring_kicked(w, port, number):
+    """A driver's first kick starts its ring; the later ones end a sleep."""
+    if w.io.fds[port] == RINGS_FD:
+        read(w.io.rings[port, number]["kick_fd"], address_of(w.words), np.uint64(8))
+        ring_kicked(w.io, port, number)
 
 
 @helper
@@ -106,6 +128,8 @@ def _poll(w, n_active, timeout_ms):
         data = np.int64(load_u64(events + np.uint64(k * EPOLL_EVENT_BYTES + 4)))
         if data == KICK_EVENT:
             read(np.int32(w.kick_fd), address_of(w.words), np.uint64(8))
+        elif data >> RING_EVENT_SHIFT:
+            _ring_kicked(w, data & KICK_EVENT, (data >> RING_EVENT_SHIFT) - 1)
         else:
             n_active = _mark_active(w, data, n_active)
     return n_active
@@ -114,8 +138,8 @@ def _poll(w, n_active, timeout_ms):
 @helper
 def _lose_queue(w, shared, port, error):
     """A queue's device is gone: stop polling it and tell the control process."""
-    epoll_ctl(np.int32(w.epoll_fd), np.int32(EPOLL_CTL_DEL), w.fds[port], address_of(w.events))
-    w.fds[port] = -1
+    epoll_ctl(np.int32(w.epoll_fd), np.int32(EPOLL_CTL_DEL), w.io.fds[port], address_of(w.events))
+    w.io.fds[port] = NO_FD
     shared.port_errors[port] = error
 
 
@@ -180,24 +204,25 @@ def _serve_queue(w, shared, batch, port, now_ticks):
     number = w.number
     kernel_counters = shared.kernel_counters[number]
     started = cycles()
+    w.io.rx_queue[0] = number
     count, error = rx_burst(
         shared.ports[port]["kind"],
-        w.fds[port],
+        w.io,
         port,
         batch.headers,
         batch.meta,
-        batch.arena,
-        batch.iov,
         shared.port_counters[number, port],
         shared.drops[number],
     )
-    now = charge(kernel_counters, Stage.RX, count, started)
+    now = cycles()
     if count > 0:
+        now = charge(kernel_counters, Stage.RX, count, started)
         now = pipeline(w, shared, batch, count, now_ticks, now)
         state = shared.worker_state[number]
         state[WorkerWord.BURSTS] += np.uint64(1)
         state[WorkerWord.PACKETS] += np.uint64(count)
         state[WorkerWord.BUSY_CYCLES] += now - started
+    rx_done(shared.ports[port]["kind"], w.io, port)
     if error not in (0, EAGAIN):
         _lose_queue(w, shared, port, error)
     return count, error == 0
@@ -212,7 +237,7 @@ def _round(w, shared, batch, n_active):
     for k in range(n_active):
         port = np.int64(w.active[k])
         more = False
-        if w.fds[port] >= 0:
+        if w.io.fds[port] != NO_FD:
             count, more = _serve_queue(w, shared, batch, port, now_ticks)
             packets += count
         if more:
@@ -228,6 +253,17 @@ def _spin_cycles(control):
     return control[Control.IDLE_SPIN_US] * control[Control.TSC_HZ] // np.uint64(1_000_000)
 
 
+@helper
+def _ask_kicks(w):
+    """Have every ring's driver kick; returns whether one has a packet waiting already."""
+    half = np.int64(load_acquire(w.polled_version, 0) & np.uint64(1))
+    waits = False
+    for k in range(np.int64(w.polled[half, 0])):
+        if ask_kicks(w.io, np.int64(w.polled[half, 1 + k])):
+            waits = True
+    return waits
+
+
 @kernel
 def run_worker(w, shared, batch):
     """Forward packets until `control[STOP]`; returns the number of rounds."""
@@ -235,18 +271,20 @@ def run_worker(w, shared, batch):
     state = shared.worker_state[w.number]
     rounds = np.uint64(0)
     n_active = np.int64(0)
+    packets = np.int64(0)
     idle_since = cycles()
     while load_acquire(control, Control.STOP) == np.uint64(0):
         store_release(state, WorkerWord.SEEN_EPOCH, load_acquire(control, Control.EPOCH))
         rounds += np.uint64(1)
         state[WorkerWord.ROUNDS] += np.uint64(1)
-        if n_active == 0 or rounds % np.uint64(EPOLL_PERIOD) == np.uint64(0):
+        if (n_active == 0 and packets == 0) or rounds % np.uint64(EPOLL_PERIOD) == np.uint64(0):
             n_active = _poll(w, n_active, 0)
-        packets, n_active = _round(w, shared, batch, n_active)
+        packets, n_active = _round(w, shared, batch, _mark_polled(w, n_active))
         if packets > 0:
             idle_since = cycles()
         elif n_active == 0 and cycles() - idle_since >= _spin_cycles(control):
-            state[WorkerWord.SLEEPS] += np.uint64(1)
-            n_active = _poll(w, n_active, SLEEP_MS)
+            if not _ask_kicks(w):
+                state[WorkerWord.SLEEPS] += np.uint64(1)
+                n_active = _poll(w, n_active, SLEEP_MS)
             idle_since = cycles()
     return rounds

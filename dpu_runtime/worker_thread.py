@@ -16,8 +16,19 @@ import numpy as np
 
 from dpu_runtime.batch import make_batch
 from dpu_runtime.shared import STAGES, Control, SharedState, WorkerWord
-from dpu_runtime.worker import EVENTS_MAX, KICK_EVENT, SharedTables, Worker, run_worker
+from dpu_runtime.worker import (
+    EVENTS_MAX,
+    KICK_EVENT,
+    NO_FD,
+    RING_EVENT_SHIFT,
+    RINGS_FD,
+    SharedTables,
+    Worker,
+    run_worker,
+)
+from drivers.io import make_io
 from drivers.libc import EPOLL_EVENT_BYTES
+from drivers.vhost_user.guard import MemoryGuard
 from kernels.acl_layout import ACL_LAYOUT, Acl
 from kernels.jit import cache_lock, kernel
 from kernels.layout import PORTS_MAX
@@ -45,10 +56,28 @@ def shared_tables(shared):
     return SharedTables(**plain, **stages)
 
 
-class WorkerThread:
-    """Worker `number` on CPU `cpu`, woken by writing to eventfd `kick_fd`."""
+def make_worker(shared, number, workers, batch, epoll_fd=-1, kick_fd=-1):
+    """Allocate the private memory of worker `number` of `workers` that goes with its batch."""
+    return Worker(
+        number=number,
+        epoll_fd=epoll_fd,
+        kick_fd=kick_fd,
+        io=make_io(number, workers, batch.arena, batch.iov, shared.rings, shared.regions, shared.devices),
+        polled=np.zeros((2, 1 + PORTS_MAX), np.uint16),
+        polled_version=np.zeros(1, np.uint64),
+        active=np.zeros(PORTS_MAX, np.uint16),
+        is_active=np.zeros(PORTS_MAX, np.uint8),
+        events=np.zeros(EVENTS_MAX * EPOLL_EVENT_BYTES, np.uint8),
+        words=np.zeros(4, np.uint64),
+        cache_ingress=new_verdict_cache(),
+        cache_egress=new_verdict_cache(),
+    )
 
-    def __init__(self, shared, number, cpu, kick_fd):
+
+class WorkerThread:
+    """Worker `number` of `workers` on CPU `cpu`, woken by writing to eventfd `kick_fd`."""
+
+    def __init__(self, shared, number, cpu, kick_fd, workers=1):
         self.number = number
         self.cpu = cpu
         self.kick_fd = kick_fd
@@ -57,18 +86,7 @@ class WorkerThread:
         self._batch = make_batch()
         self._epoll = select.epoll()
         self._add_to_epoll(kick_fd, KICK_EVENT)
-        self._worker = Worker(
-            number=number,
-            epoll_fd=self._epoll.fileno(),
-            kick_fd=kick_fd,
-            fds=np.full(PORTS_MAX, -1, np.int32),
-            active=np.zeros(PORTS_MAX, np.uint16),
-            is_active=np.zeros(PORTS_MAX, np.uint8),
-            events=np.zeros(EVENTS_MAX * EPOLL_EVENT_BYTES, np.uint8),
-            words=np.zeros(4, np.uint64),
-            cache_ingress=new_verdict_cache(),
-            cache_egress=new_verdict_cache(),
-        )
+        self._worker = make_worker(shared, number, workers, self._batch, self._epoll.fileno(), kick_fd)
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
     def _add_to_epoll(self, fd, data):
@@ -96,17 +114,45 @@ class WorkerThread:
 
     def add_port(self, index, fd, receives):
         """Send on `fd` for port `index`, and poll it too when it `receives`."""
-        self._worker.fds[index] = fd
+        self._worker.io.fds[index] = fd
         if receives:
             self._add_to_epoll(fd, index)
 
     def del_port(self, index):
         """Neither poll nor send; the descriptor may be closed when the worker has passed an epoch."""
-        fd = int(self._worker.fds[index])
-        self._worker.fds[index] = -1
-        if fd >= 0:
+        fd = int(self._worker.io.fds[index])
+        self._worker.io.fds[index] = NO_FD
+        if fd == RINGS_FD:
+            self._set_polled([port for port in self._polled() if port != index])
+        elif fd >= 0:
             with contextlib.suppress(OSError):  # it may only send, or be lost already
                 self._epoll.unregister(fd)
+
+    def add_ring_port(self, index):
+        """Look at the rings of port `index` every round; its kicks come by `add_kick`."""
+        self._worker.io.fds[index] = RINGS_FD
+        self._set_polled([*self._polled(), index])
+
+    def _polled(self):
+        half = self._worker.polled[int(self._worker.polled_version[0]) & 1]
+        return half[1 : 1 + half[0]].tolist()
+
+    def _set_polled(self, ports):
+        """Replace the list of ports with rings; the worker may still be reading the old one."""
+        version = int(self._worker.polled_version[0]) + 1
+        half = self._worker.polled[version & 1]
+        half[1 : 1 + len(ports)] = ports
+        half[0] = len(ports)
+        self._worker.polled_version[0] = version
+
+    def add_kick(self, index, ring, fd):
+        """Take kicks of a ring of port `index` from eventfd `fd`."""
+        self._add_to_epoll(fd, index | (ring + 1) << RING_EVENT_SHIFT)
+
+    def del_kick(self, fd):
+        """Take none from `fd` any more."""
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(fd)
 
     def kick(self):
         """Wake the worker if it sleeps."""
@@ -135,7 +181,7 @@ def tsc_hz():
 def prepare():
     """Load or compile the worker loop: runs it once, over memory of its own, with STOP set.
 
-    Returns the rate of the time-stamp counter in Hz.
+    Returns the rate of the time-stamp counter in Hz, and the guard of guests' memory.
     """
     shared = SharedState.create()
     shared.control[Control.STOP] = 1
@@ -143,7 +189,9 @@ def prepare():
     worker = WorkerThread(shared, 0, 0, kick)
     with cache_lock():
         run_worker(worker._worker, worker._tables, worker._batch)
+        guard = MemoryGuard()
+        guard.install()
     worker._epoll.close()
     os.close(kick)
     os.close(shared.fd)
-    return tsc_hz()
+    return tsc_hz(), guard

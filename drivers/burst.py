@@ -9,23 +9,40 @@ from drivers.libc import ENODEV
 from drivers.null.queue import null_rx, null_tx
 from drivers.port import Kind
 from drivers.tap.queue import tap_rx, tap_tx
+from drivers.vhost_user.queue import vhost_ask_kicks, vhost_done, vhost_kicked, vhost_rx, vhost_tx
 from kernels.jit import helper
 
 
 @helper
-def rx_burst(kind, fd, port, headers, meta, arena, iov, counters, drops):
+def rx_burst(kind, io, port, headers, meta, counters, drops):
     """Receive a burst from a queue; returns (packets, errno) as `tap_rx` does."""
     if kind == Kind.TAP:
-        return tap_rx(fd, port, headers, meta, arena, iov, counters, drops)
+        return tap_rx(io.fds[port], port, headers, meta, io.arena, io.iov, counters, drops)
+    if kind == Kind.VHOST_USER:
+        return vhost_rx(io, port, headers, meta, counters, drops)
     if kind == Kind.NULL:
         return null_rx(counters)
     return np.int64(0), np.int64(ENODEV)
 
 
 @helper
-def tx_burst(kind, fd, headers, meta, order, count, iov, counters, drops):
+def rx_done(kind, io, port):
+    """Give back what the packets of the last burst lay in: they are sent."""
+    if kind == Kind.VHOST_USER:
+        vhost_done(io, port)
+
+
+@helper
+def tx_burst(kind, io, port, headers, meta, order, count, counters, drops):
     """Send packets `order[:count]`; what the queue does not take is dropped and counted."""
     if kind == Kind.TAP:
-        tap_tx(fd, headers, meta, order, count, iov, counters, drops)
+        tap_tx(io.fds[port], headers, meta, order, count, io.iov, counters, drops)
+    elif kind == Kind.VHOST_USER:
+        vhost_tx(io, port, headers, meta, order, count, counters, drops)
     elif kind == Kind.NULL:
-        null_tx(fd, headers, meta, order, count, iov, counters, drops)
+        null_tx(io.fds[port], headers, meta, order, count, io.iov, counters, drops)
+
+
+# only vhost_user ports have rings that somebody kicks
+ring_kicked = vhost_kicked
+ask_kicks = vhost_ask_kicks

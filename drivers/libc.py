@@ -5,10 +5,11 @@ name when machine code is loaded, from the cache too.
 Errors: a result of -1 and `errno()`; nothing raises.
 """
 
+import numpy as np
 from numba import types
 
 from kernels.jit import PYTHON_MODE, helper
-from kernels.memory import load_u32
+from kernels.memory import load_u32, store_u32
 
 EINTR = 4  # asm-generic/errno-base.h
 EIO = 5
@@ -30,6 +31,13 @@ def _external(name, result, *args):
 readv = _external("readv", types.int64, types.int32, types.uint64, types.int32)
 writev = _external("writev", types.int64, types.int32, types.uint64, types.int32)
 read = _external("read", types.int64, types.int32, types.uint64, types.uint64)
+write = _external("write", types.int64, types.int32, types.uint64, types.uint64)
+mmap = _external(
+    "mmap", types.uint64, types.uint64, types.uint64, types.int32, types.int32, types.int32, types.int64
+)
+sigaction = _external("sigaction", types.int32, types.int32, types.uint64, types.uint64)
+raise_signal = _external("raise", types.int32, types.int32)
+write = _external("write", types.int64, types.int32, types.uint64, types.uint64)
 epoll_wait = _external("epoll_wait", types.int32, types.int32, types.uint64, types.int32, types.int32)
 epoll_ctl = _external("epoll_ctl", types.int32, types.int32, types.int32, types.int32, types.uint64)
 clock_gettime = _external("clock_gettime", types.int32, types.int32, types.uint64)
@@ -41,3 +49,8 @@ if not PYTHON_MODE:
     def errno():
         """Error number of this thread's last failed call."""
         return load_u32(_errno_location())
+
+    @helper
+    def set_errno(value):
+        """Put this thread's error number back, as a signal handler must."""
+        store_u32(_errno_location(), np.uint64(value))

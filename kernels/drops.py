@@ -67,6 +67,7 @@ class Drop(enum.IntEnum):
     RING_CHAIN = 48  # descriptor chain too long, looped, out of bounds or of the wrong direction
     RING_ADDRESS = 49  # buffer outside the guest's memory
     RING_DISABLED = 50  # the driver has switched the queue off
+    RING_BUFFER = 51  # larger than the driver's receive buffer
 
 
 DROP_REASON_COUNT = 64  # room to grow without a new layout

@@ -36,31 +36,27 @@ RING_DTYPE = np.dtype(
         ("configured", "u1"),  # addresses are valid; by the data plane's Python half
         ("started", "u1"),  # kicked; by the worker that polls it
         ("enabled", "u1"),  # SET_VRING_ENABLE; by the data plane's Python half
-        ("fault", "u1"),  # RingFault: stopped for good until set up again; by a worker
+        ("fault", "u1"),  # FAULT_*: stopped for good until set up again; by a worker
         ("lock", "u4"),  # 1: a worker transmits on it
         ("kick_fd", "i4"),
         ("call_fd", "i4"),  # -1: the driver polls
         ("err_fd", "i4"),
-        # cursors. split: running 16-bit indices. packed: positions 0..size-1, and wrap counters
-        ("avail", "u2"),  # next descriptor chain to take
-        ("used", "u2"),  # next used element to write
-        ("signalled", "u2"),  # `used` at the last call, for EVENT_IDX
-        ("pending_avail", "u2"),  # cursors after the batch that is being published, see packed.py
-        ("pending_used", "u2"),
-        ("avail_wrap", "u1"),
-        ("used_wrap", "u1"),
-        ("pending_avail_wrap", "u1"),
-        ("pending_used_wrap", "u1"),
+        # the cursor between two bursts: chains are taken and given back in order, so one says both.
+        # split: running 16-bit index. packed: position 0..size-1, and wrap counter
+        ("next", "u2"),
+        ("pending", "u2"),  # where it will be after the batch that is being published, see packed.py
+        ("wrap", "u1"),
+        ("pending_wrap", "u1"),
+        ("signalled", "u2"),  # `next` at the last call, for EVENT_IDX
+        ("signalled_wrap", "u1"),
         ("signalled_valid", "u1"),  # 0: nothing was ever signalled, so the next one is
         ("quiet", "u1"),  # 1: the driver was asked not to kick
-        # taken from a transmitq by the burst at hand, given back when its packets are sent
-        ("taken", "u2"),  # chains
-        ("taken_slots", "u2"),  # packed: descriptors of these chains
         # how often, for `dpu port show`
         ("kicks", "u8"),
         ("calls", "u8"),
         ("bad_chains", "u8"),
-        ("pad", "u8"),
+        ("dropped", "u8"),  # packets for the guest that found no buffer
+        ("pad", "u8"),  # a row is two cache lines
     ],
     align=True,
 )
@@ -93,7 +89,15 @@ VHOST_LAYOUT = {
     "devices": (DEVICE_DTYPE, (PORTS_MAX,)),
 }
 
-# RingFault, `fault` of a ring: what the driver did that no ring survives
+# `fault` of a ring: what the driver did that no ring survives
 FAULT_NONE = 0
 FAULT_AVAIL_INDEX = 1  # more available than the ring holds
-FAULT_MEMORY = 2  # ring memory is gone
+FAULT_CHAIN_ID = 2  # a chain that starts beyond the ring
+FAULT_BUFFER = 3  # a receive buffer that is no buffer
+FAULT_MEMORY = 4  # ring memory is gone
+FAULT_TEXT = {
+    FAULT_AVAIL_INDEX: "the driver offers more buffers than the ring holds",
+    FAULT_CHAIN_ID: "the driver offers a descriptor beyond the ring",
+    FAULT_BUFFER: "the driver offers a receive buffer that is not in its memory, or not to be written",
+    FAULT_MEMORY: "the ring's memory is gone",
+}

@@ -104,6 +104,19 @@ class VhostUserPort:
             os.unlink(self.path)
         self._identity = None
 
+    def hang_up(self, why):
+        """End the connection there is; the front-end may come again."""
+        if self._now.socket is None:
+            return
+        log.warning("port %s: connection closed: %s", self.name, why)
+        sock = socket.socket(fileno=self._descriptors.fd(self._now.socket))
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is gone already
+        finally:
+            sock.detach()
+
     # what there is
 
     @property

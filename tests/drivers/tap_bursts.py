@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from drivers.burst import rx_burst, tx_burst
-from drivers.port import PORT_COUNTER_COUNT, Kind
-from drivers.tap.queue import ARENA_BYTES
+from drivers.port import PORT_COUNTER_COUNT
+from drivers.tap.queue import ARENA_BYTES, tap_rx, tap_tx
 from kernels.drops import DROP_REASON_COUNT, Drop
 from kernels.jit import kernel
 from kernels.layout import BATCH_SIZE, HEADROOM_BYTES, META_DTYPE, ROW_BYTES
@@ -12,17 +11,16 @@ from kernels.memory import address_of
 from tests.kernels.batches import FILL
 
 IN_PORT = 5
-_TAP = int(Kind.TAP)
 
 
 @kernel
 def _receive(fd, port, headers, meta, arena, iov, counters, drops):
-    return rx_burst(_TAP, fd, port, headers, meta, arena, iov, counters, drops)
+    return tap_rx(fd, port, headers, meta, arena, iov, counters, drops)
 
 
 @kernel
 def _transmit(fd, headers, meta, order, count, iov, counters, drops):
-    tx_burst(_TAP, fd, headers, meta, order, count, iov, counters, drops)
+    tap_tx(fd, headers, meta, order, count, iov, counters, drops)
     return count
 
 

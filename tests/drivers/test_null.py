@@ -64,13 +64,13 @@ def test_no_descriptor_left_is_an_error_with_nothing_left(monkeypatch):
 
 @pytest.mark.compiled
 def test_packets_are_counted_and_none_comes():
-    from drivers.burst import rx_burst, tx_burst
+    from drivers.null.queue import null_rx, null_tx
     from kernels.jit import kernel
 
     @kernel
     def both(headers, meta, order, count, iov, counters, drops):
-        tx_burst(Kind.NULL, -1, headers, meta, order, count, iov, counters, drops)
-        return rx_burst(Kind.NULL, -1, 3, headers, meta, headers[0], iov, counters, drops)
+        null_tx(-1, headers, meta, order, count, iov, counters, drops)
+        return null_rx(counters)
 
     batch = Batch([b"\0" * 60, b"\0" * 100, b"\0" * 1514])
     rows, records = batch.headers.copy(), batch.meta.copy()
@@ -87,7 +87,7 @@ def test_packets_are_counted_and_none_comes():
 
 def test_the_kind_is_configured_without_an_interface():
     from dpu_runtime.config_file import parse_config
-    from dpu_runtime.device import has_interface, make_driver
+    from dpu_runtime.slot import has_interface, make_driver
 
     text = '[[port]]\nname = "sink"\nkind = "null"\noffload = false\nqueues = 1\n'
     (config,) = parse_config("[runtime]\nworkers = [0]\n" + text).port

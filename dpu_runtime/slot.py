@@ -1,0 +1,45 @@
+"""A port that runs: its row in every table, its configuration, its driver.
+
+A new port kind is a branch of `make_driver`.
+"""
+
+from drivers.null.port import NullPort
+from drivers.tap.port import TapPort
+from drivers.vhost_user import QUEUE_PAIRS_MAX
+from drivers.vhost_user.port import VhostUserPort
+
+
+class Slot:
+    """A port that runs: its index in every table, its configuration, its driver.
+
+    base   what the index's counters said when the port came: an earlier port's packets
+    plane  what its sessions talk to, of a port with rings
+    """
+
+    def __init__(self, index, config, driver, base, plane=None):
+        self.index = index
+        self.config = config
+        self.driver = driver
+        self.base = base
+        self.plane = plane
+
+
+def make_driver(config, workers):
+    """Driver of a port's kind."""
+    queues = config.queues or workers
+    if config.kind == "null":
+        return NullPort(config.name, queues, config.offload)
+    if config.kind == "vhost_user":
+        pairs = config.queues or QUEUE_PAIRS_MAX
+        return VhostUserPort(config.name, config.socket, config.client, pairs, config.offload, config.mtu)
+    return TapPort(config.name, config.ifname, config.netns, queues, config.offload)
+
+
+def has_rings(config):
+    """Whether the queues of ports of this kind are rings in somebody's memory."""
+    return config.kind == "vhost_user"
+
+
+def has_interface(config):
+    """Whether ports of this kind have a network interface to wire."""
+    return "ifname" in type(config).model_fields

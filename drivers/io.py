@@ -1,0 +1,64 @@
+"""What a worker lends the drivers: its queues' descriptors, scratch memory, and the rings it shares.
+
+Every function of drivers/burst.py takes one of these; the worker makes it once.
+Not:  anything of numba.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from drivers.vhost_user.layout import CHAIN_MAX
+from kernels.layout import BATCH_SIZE, PORTS_MAX
+
+PIECES_MAX = BATCH_SIZE * (CHAIN_MAX + 1) + 1  # a free slot in front of each packet's list, one at the end
+
+PortIo = namedtuple(
+    "PortIo",
+    [
+        "worker",  # int, number of the worker
+        "workers",  # int, how many there are
+        "fds",  # int32[PORTS_MAX], queue descriptor to send on, negative: none
+        "rx_queue",  # uint32[1], queue of the burst at hand, for the choice of the queue to send on
+        "next_pair",  # uint16[PORTS_MAX], queue pair of a ring port to look at first
+        "arena",  # uint8[ARENA_BYTES], payloads of a burst that had to be copied
+        "iov",  # uint64[4], struct iovec[2]
+        "pieces",  # uint64[PIECES_MAX, 2], struct iovec: buffers of the burst at hand
+        "ids",  # uint16[BATCH_SIZE], their descriptor chains
+        "cursors",  # uint32[BATCH_SIZE + 1], where each of them begins in the ring
+        "taken",  # uint32[1], how many of them
+        "targets",  # uint64[PIECES_MAX, 2], struct iovec: buffers to fill
+        "tx_ids",  # uint16[BATCH_SIZE], chains of the frame at hand
+        "tx_cursors",  # uint32[BATCH_SIZE], where each of them begins
+        "tx_sizes",  # uint64[BATCH_SIZE], octets of the frame in each of them
+        "target_guest",  # uint64[PIECES_MAX], their guest physical addresses, for the dirty log
+        "rings",  # drivers/vhost_user/layout.py, shared
+        "regions",
+        "devices",
+    ],
+)
+
+
+def make_io(worker, workers, arena, iov, rings, regions, devices):
+    """Allocate one worker's scratch memory."""
+    return PortIo(
+        worker=worker,
+        workers=workers,
+        fds=np.full(PORTS_MAX, -1, np.int32),
+        rx_queue=np.zeros(1, np.uint32),
+        next_pair=np.zeros(PORTS_MAX, np.uint16),
+        arena=arena,
+        iov=iov,
+        pieces=np.zeros((PIECES_MAX, 2), np.uint64),
+        ids=np.zeros(BATCH_SIZE, np.uint16),
+        cursors=np.zeros(BATCH_SIZE + 1, np.uint32),
+        taken=np.zeros(1, np.uint32),
+        targets=np.zeros((PIECES_MAX, 2), np.uint64),
+        tx_ids=np.zeros(BATCH_SIZE, np.uint16),
+        tx_cursors=np.zeros(BATCH_SIZE, np.uint32),
+        tx_sizes=np.zeros(BATCH_SIZE, np.uint64),
+        target_guest=np.zeros(PIECES_MAX, np.uint64),
+        rings=rings,
+        regions=regions,
+        devices=devices,
+    )

@@ -1,0 +1,79 @@
+"""Either ring format by the same calls; `packed` says which.
+
+Cursor: where in the ring, a number that only its format understands (split.py, packed.py).
+"""
+
+import numpy as np
+
+from drivers.vhost_user.features import VIRTIO_F_RING_PACKED
+from drivers.vhost_user.split import (
+    split_ask_kick,
+    split_give,
+    split_publish,
+    split_quiet,
+    split_take,
+    split_waiting,
+    split_wants_call,
+)
+from kernels.jit import helper
+
+_PACKED = np.uint64(1 << VIRTIO_F_RING_PACKED)
+_0 = np.uint64(0)
+
+
+@helper
+def ring_is_packed(ring):
+    """Whether a ring's format is packed."""
+    return ring["features"] & _PACKED != _0
+
+
+@helper
+def ring_cursor(ring):
+    """Where the ring stands between two bursts."""
+    return np.uint64(ring["next"])
+
+
+@helper
+def ring_waiting(ring, packed, cursor):
+    """Chains that wait at `cursor`, at most the ring's size; a packed ring says 1 for some."""
+    return split_waiting(ring, cursor)
+
+
+@helper
+def ring_take(ring, packed, cursor, regions, n_regions, writable, pieces, guests, first):
+    """Walk the chain at `cursor` into `pieces[first:]`; see `split_take`."""
+    return split_take(ring, cursor, regions, n_regions, writable, pieces, guests, first)
+
+
+@helper
+def ring_give(ring, packed, cursor, chain, written):
+    """Prepare to give back the chain that was taken at `cursor`, with `written` octets in it."""
+    split_give(ring, cursor, chain, written)
+
+
+@helper
+def ring_publish(ring, packed, begin, end):
+    """Give back, all at once, what was prepared from cursor `begin` up to `end`."""
+    split_publish(ring, end)
+    ring["next"] = end
+
+
+@helper
+def ring_wants_call(ring, packed, cursor):
+    """Whether the driver wants to be told of what was published up to `cursor`."""
+    return split_wants_call(ring, cursor)
+
+
+@helper
+def ring_quiet(ring, packed):
+    """Ask the driver not to kick."""
+    if ring["quiet"] == 0:
+        ring["quiet"] = 1
+        split_quiet(ring)
+
+
+@helper
+def ring_ask_kick(ring, packed, cursor):
+    """Ask the driver to kick with its next chain; returns whether one waits already."""
+    ring["quiet"] = 0
+    return split_ask_kick(ring, cursor)
