@@ -137,6 +137,26 @@ def packet_end(record):
 
 
 @helper
+def payload_sum(record, offset, size):
+    """Ones-complement sum of `size` octets of a record's payload from `offset` on, folded: 0..0xFFFF."""
+    left = np.uint64(size)
+    if record["payload_iov"] == _0:
+        return ones_sum(np.uint64(record["payload_addr"]) + offset, left)
+    total = _0
+    odd = _0
+    entry, skip = piece_at(record, offset)
+    while left > _0:
+        addr, here = piece(entry, skip, left)
+        part = ones_sum(addr, here)
+        # a piece may start in the middle of a word (RFC 1071 2.B)
+        total += swap16(part) if odd else part
+        odd ^= here & _1
+        left -= here
+        entry, skip = entry + PIECE_BYTES, _0
+    return fold(total)
+
+
+@helper
 def range_sum(headers, meta, i, start, end):
     """Ones-complement sum of packet `i` from row offset `start` up to `end`, folded: 0..0xFFFF.
 
@@ -148,22 +168,17 @@ def range_sum(headers, meta, i, start, end):
     header_end = np.uint64(record["header_end"])
     if first >= last:
         return _0
-    total = _0
-    at = first
-    if first < header_end:
-        at = min(last, header_end)
-        total = ones_sum(address_of(headers[i]) + first, at - first)
-        if last <= header_end:
-            return total
-    entry, skip = piece_at(record, at - header_end)
-    while at < last:
-        addr, size = piece(record, entry, skip, last - at)
-        part = ones_sum(addr, size)
-        # a piece may start in the middle of a word (RFC 1071 2.B)
-        total += swap16(part) if (at - first) & _1 else part
-        at += size
-        entry, skip = entry + PIECE_BYTES, _0
-    return fold(total)
+    row_addr = address_of(headers[i])
+    if last <= header_end:
+        return ones_sum(row_addr + first, last - first)
+    if first >= header_end:
+        return payload_sum(record, first - header_end, last - first)
+    row_len = header_end - first
+    payload = payload_sum(record, _0, last - header_end)
+    if row_len & _1:
+        # the payload starts in the middle of a word (RFC 1071 2.B)
+        payload = swap16(payload)
+    return fold(ones_sum(row_addr + first, row_len) + payload)
 
 
 @helper

@@ -231,6 +231,22 @@ def skip_zero_word(crc):
 
 
 @helper
+def _update_payload(state, record, length):
+    """CRC register after the first `length` octets of a record's payload."""
+    crc = np.uint64(state)
+    left = np.uint64(length)
+    if record["payload_iov"] == _0:
+        return crc32c_update(crc, np.uint64(record["payload_addr"]), left)
+    entry, skip = piece_at(record, _0)
+    while left > _0:
+        addr, here = piece(entry, skip, left)
+        crc = crc32c_update(crc, addr, here)
+        left -= here
+        entry, skip = entry + PIECE_BYTES, _0
+    return crc
+
+
+@helper
 def sctp_checksum(headers, meta, i, start, end):
     """CRC32c of the SCTP packet `i` from row offset `start` to `end`, with its checksum field as zero.
 
@@ -247,11 +263,5 @@ def sctp_checksum(headers, meta, i, start, end):
     crc = skip_zero_word(crc)
     crc = crc32c_update(crc, row_addr + behind, min(last, header_end) - behind)
     if last > header_end:
-        left = last - header_end
-        entry, skip = piece_at(record, _0)
-        while left > _0:
-            addr, size = piece(record, entry, skip, left)
-            crc = crc32c_update(crc, addr, size)
-            left -= size
-            entry, skip = entry + PIECE_BYTES, _0
+        crc = _update_payload(crc, record, last - header_end)
     return crc ^ _LOW32

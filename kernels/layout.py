@@ -21,7 +21,7 @@ BURST_BYTES_MAX = 256 * 1024  # octets, a burst ends at the packet that reaches 
 HEADROOM_BYTES = 128  # octets in front of a received frame, for tags, tunnels and the vnet header
 HEADER_BYTES = 256  # octets of a frame that kernels can read and write
 ROW_BYTES = HEADROOM_BYTES + HEADER_BYTES
-PIECES_MAX = 256  # struct iovecs of one payload
+PAYLOAD_PIECES_MAX = 256  # struct iovecs of one payload
 FRAME_BYTES_MAX = 65535 + 14 + 8  # octets: the largest IP packet behind Ethernet and two tags
 PORTS_MAX = 1024
 WORKERS_MAX = 64
@@ -72,8 +72,8 @@ META_DTYPE = np.dtype(
         ("src_mac", "u8"),  # 48 bits
         ("dst_mac", "u8"),
         # 0: the payload lies at payload_addr in one piece; else the address of a struct iovec[] of 1 to
-        # PIECES_MAX pieces of 1 octet or more, whose lengths add up to payload_len: payload_addr is not
-        # used. The 16 octets in front of that list are writable, for the iovec of the row
+        # PAYLOAD_PIECES_MAX pieces of 1 octet or more, whose lengths add up to payload_len, and
+        # payload_addr is not used. The 16 octets in front of the list are writable, for the row's iovec
         ("payload_iov", "u8"),
     ],
     align=True,

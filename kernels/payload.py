@@ -6,11 +6,11 @@ Not:  packets whose layer 4 does not lie directly behind Ethernet, tags and IP (
 GSO and GRO move payload by address, where no index check of the compiler can help; so they start
 with `l4_payload_len`, which answers only for a record whose fields agree with each other.
 
-Payload in pieces (meta.payload_iov) is walked with a cursor; a contiguous one is a single piece:
+A payload in pieces (meta.payload_iov above 0) is walked with a cursor:
 
     entry, skip = piece_at(record, offset)
     while left > _0:
-        addr, size = piece(record, entry, skip, left)
+        addr, size = piece(entry, skip, left)
         ...
         left -= size
         entry, skip = entry + PIECE_BYTES, _0
@@ -83,27 +83,24 @@ def l4_payload_len(record):
 
 @helper
 def piece_at(record, offset):
-    """Cursor at octet `offset` of the payload, which must be there: (entry, skip).
+    """Cursor at octet `offset`, which must be there, of a payload in pieces: (entry, skip).
 
-    entry  address of the struct iovec that names it, 0: the payload is contiguous
+    entry  address of the struct iovec that names it
     skip   octets of that piece in front of it
     """
     skip = np.uint64(offset)
     entry = np.uint64(record["payload_iov"])
-    if entry != _0:
+    size = load_u64(entry + _8)
+    while skip >= size:
+        skip -= size
+        entry += PIECE_BYTES
         size = load_u64(entry + _8)
-        while skip >= size:
-            skip -= size
-            entry += PIECE_BYTES
-            size = load_u64(entry + _8)
     return entry, skip
 
 
 @helper
-def piece(record, entry, skip, left):
+def piece(entry, skip, left):
     """The octets at a cursor that lie in one piece, at most `left`: (address, octets)."""
-    if entry == _0:
-        return np.uint64(record["payload_addr"]) + skip, left
     return load_u64(entry) + skip, min(load_u64(entry + _8) - skip, left)
 
 
@@ -139,12 +136,16 @@ def copy_octets(headers, meta, i, start, size, target):
         to += in_row
         left -= in_row
     if left > _0:
-        entry, skip = piece_at(record, first - header_end)
+        offset = first - header_end
+        if record["payload_iov"] == _0:
+            copy_memory(to, np.uint64(record["payload_addr"]) + offset, left)
+            return
+        entry, skip = piece_at(record, offset)
         while left > _0:
-            addr, size_here = piece(record, entry, skip, left)
-            copy_memory(to, addr, size_here)
-            to += size_here
-            left -= size_here
+            addr, here = piece(entry, skip, left)
+            copy_memory(to, addr, here)
+            to += here
+            left -= here
             entry, skip = entry + PIECE_BYTES, _0
 
 
@@ -158,24 +159,24 @@ def name_octets(record, offset, size, target, iov, used):
 
     Returns the entries in use then, or NO_ROOM and leaves `target` alone. The caller has checked the range.
     """
-    target_addr, target_iov = _0, _0
-    behind = np.int64(used)
+    end = np.int64(used)
+    addr = np.uint64(record["payload_addr"]) + np.uint64(offset)
+    target_iov = _0
     left = np.uint64(size)
-    if left > _0:
+    if record["payload_iov"] != _0 and left > _0:
         entry, skip = piece_at(record, offset)
-        target_addr, here = piece(record, entry, skip, left)
+        addr, here = piece(entry, skip, left)
         if here < left:
-            behind += 1
-            target_iov = address_of(iov) + np.uint64(behind) * PIECE_BYTES
+            end += 1
+            target_iov = address_of(iov) + np.uint64(end) * PIECE_BYTES
             while left > _0:
-                if behind >= len(iov):
+                if end >= len(iov):
                     return np.int64(NO_ROOM)
-                addr, here = piece(record, entry, skip, left)
-                iov[behind, 0], iov[behind, 1] = addr, here
-                behind += 1
-                left -= here
+                iov[end, 0], iov[end, 1] = piece(entry, skip, left)
+                left -= iov[end, 1]
+                end += 1
                 entry, skip = entry + PIECE_BYTES, _0
-    target["payload_addr"] = target_addr
+    target["payload_addr"] = addr
     target["payload_len"] = size
     target["payload_iov"] = target_iov
-    return behind
+    return end

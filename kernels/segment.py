@@ -22,7 +22,7 @@ from kernels.layout import (
     PARSED_FRAGMENT,
     PARSED_IPV4,
     PARSED_IPV6,
-    PIECES_MAX,
+    PAYLOAD_PIECES_MAX,
     ROW_BYTES,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
     VIRTIO_NET_HDR_GSO_ECN,
@@ -30,7 +30,7 @@ from kernels.layout import (
     VIRTIO_NET_HDR_GSO_TCPV6,
     VIRTIO_NET_HDR_GSO_UDP_L4,
 )
-from kernels.memory import address_of
+from kernels.memory import address_of, copy_memory
 from kernels.payload import (
     IPPROTO_TCP,
     IPPROTO_UDP,
@@ -50,7 +50,7 @@ GSO_UDP_SEGMENTS_MAX = 128  # packets, Linux UDP_MAX_SEGMENTS since 6.9 (64 befo
 GSO_SIZE_MIN = 8  # octets of TCP payload a segment, Linux TCP_MIN_GSO_SIZE
 # struct iovecs for the lists of one call: any one segment finds room, and a burst of those that
 # straddle two pieces
-GSO_IOV_MAX = PIECES_MAX + 1 + BATCH_SIZE * 3
+GSO_IOV_MAX = PAYLOAD_PIECES_MAX + 1 + BATCH_SIZE * 3
 
 IPV4_LENGTH_OFFSET = 2  # octets, RFC 791 3.1
 IPV4_ID_OFFSET = 4
@@ -114,7 +114,7 @@ def gso_segment(headers, meta, i, first, out_headers, out_meta, out_iov):
     out_headers  uint8[m, ROW_BYTES]   out: headers at the same offsets, then payload up to the row's end
     out_meta     META_DTYPE[m]         out: the rest of the payload is named where it lies, not copied
     out_iov      uint64[p, 2]          out: lists of pieces, of segments whose rest lies in several;
-                                       p > PIECES_MAX, or one segment might never find room
+                                       p > PAYLOAD_PIECES_MAX, or one segment might never find room
 
     Fewer segments are written when `out_iov` is full. The caller goes on until `first` reaches
     gso_segment_count(meta[i]); it may free the payload only when the segments were sent.
@@ -212,7 +212,7 @@ def _place_segment(headers, meta, i, begin, segment_len, out_headers, out_meta, 
     used = name_octets(record, rest, segment_len - filled, segment, out_iov, used)
     if used == NO_ROOM:
         return used
-    copy_octets(headers, meta, i, l2, l5 - l2, out_addr + np.uint64(l2))
+    copy_memory(out_addr + np.uint64(l2), address_of(headers[i]) + np.uint64(l2), np.uint64(l5 - l2))
     copy_octets(headers, meta, i, l5 + begin, filled, out_addr + np.uint64(l5))
 
     segment["header_end"] = l5 + filled

@@ -5,15 +5,15 @@ import random
 
 import numpy as np
 
-from kernels.layout import PIECES_MAX
+from kernels.layout import PAYLOAD_PIECES_MAX
 
 FILL = 0xA5
 GAP_BYTES = 9  # octets at most between two pieces, so that they begin anywhere in a word
 
 
 def random_lengths(size, rng):
-    """Lengths of 1..PIECES_MAX pieces of 1 octet or more that add up to `size`, which is above 0."""
-    most = min(size, PIECES_MAX)
+    """Lengths of 1..PAYLOAD_PIECES_MAX pieces of 1 octet or more that add up to `size`, which is above 0."""
+    most = min(size, PAYLOAD_PIECES_MAX)
     count = min(most, rng.choice([1, 2, 3, 17, most]))
     if rng.random() < 0.5:
         edges = sorted(rng.sample(range(1, size), count - 1))
