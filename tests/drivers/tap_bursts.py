@@ -35,7 +35,7 @@ class Queue:
     def __init__(self, fd):
         self.fd = fd
         self.headers = np.full((BATCH_SIZE, ROW_BYTES), FILL, np.uint8)
-        self.meta = np.zeros(BATCH_SIZE, META_DTYPE)
+        self.meta = np.full(BATCH_SIZE, FILL, np.uint8).repeat(META_DTYPE.itemsize).view(META_DTYPE)
         self.arena = np.full(ARENA_BYTES, FILL, np.uint8)
         self.iov = np.zeros(4, np.uint64)
         self.counters = np.zeros(PORT_COUNTER_COUNT, np.uint64)

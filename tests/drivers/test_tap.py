@@ -18,9 +18,17 @@ from drivers.port import PortCounter, PortError
 from drivers.tap import MTU_MAX
 from drivers.tap.port import TapPort
 from kernels.drops import Drop
-from kernels.layout import BATCH_SIZE, BURST_BYTES_MAX, FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
+from kernels.layout import (
+    BATCH_SIZE,
+    BURST_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    HEADER_BYTES,
+    HEADROOM_BYTES,
+    PAYLOAD_PIECES_MAX,
+)
 from tests.drivers.tap_bursts import IN_PORT, Queue
 from tests.kernels.batches import Batch
+from tests.kernels.pieces import scatter
 from tests.wires import next_frame, open_wire
 
 VNET = bytes(12)
@@ -219,6 +227,7 @@ def test_received_frame_lies_where_the_record_says(tap, size):
     assert int(m["payload_len"]) == max(0, size - HEADER_BYTES)
     assert int(m["l2_offset"]) == HEADROOM_BYTES
     assert int(m["header_end"]) == HEADROOM_BYTES + min(size, HEADER_BYTES)
+    assert int(m["payload_iov"]) == 0
     assert int(m["in_port"]) == IN_PORT
     assert queue.counted(*RX) == [1, size, 0]
     assert queue.receive() == (0, errno.EAGAIN)
@@ -267,6 +276,28 @@ def test_sent_frames_arrive_in_their_order(tap):
     assert got == [frame(sizes[i]) for i in (5, 0, 1, 2, 3, 4)]
     assert queue.counted(*TX) == [len(sizes), sum(sizes), 0]
     assert queue.dropped() == {}
+
+
+@root
+@compiled
+def test_sent_payloads_in_pieces_arrive_whole(tap):
+    port = tap(mtu=9000)
+    queue = Queue(port.fds[0])
+    cuts = [[1], [1, 1], [3, 5, 7], [1] * PAYLOAD_PIECES_MAX, [1] * 255 + [8000], [4096, 1, 4096], [0]]
+    frames = [frame(HEADER_BYTES + sum(lengths)) for lengths in cuts]
+    batch = Batch(frames)
+    lists = []
+    for m, whole, lengths in zip(batch.meta, frames, cuts, strict=True):
+        lists.append(scatter(whole[HEADER_BYTES:], lengths, random.Random(1)))
+        m["payload_iov"], m["payload_addr"] = lists[-1][0] if any(lengths) else 0, 8
+    with open_wire(port.netns, "eth0") as wire:
+        queue.transmit(batch, range(len(cuts)))
+        queue.transmit(batch, [4])  # a copy that is flooded uses the list once more
+        got = [next_frame(wire) for _ in range(len(cuts) + 1)]
+    assert got == [*frames, frames[4]]
+    assert queue.counted(*TX) == [len(got), sum(map(len, got)), 0]
+    for _, (_, table) in lists:
+        assert (table[-1] == 0xA5A5A5A5A5A5A5A5).all()
 
 
 @root

@@ -1,5 +1,7 @@
 """kernels/segment.py against scapy: the large packet is cut in Python, every octet compared."""
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from kernels.layout import (
     PARSED_FRAGMENT,
     PARSED_IPV4,
     PARSED_IPV6,
+    PAYLOAD_PIECES_MAX,
     ROW_BYTES,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
     VIRTIO_NET_HDR_GSO_TCPV6,
@@ -30,7 +33,7 @@ from kernels.segment import (
     gso_segment_count,
 )
 from tests.kernels.batches import FILL
-from tests.kernels.pieces import pieces_of
+from tests.kernels.pieces import payload_of, pieces_of, scatter
 from tests.kernels.streams import (
     LAYER3,
     MACS,
@@ -198,6 +201,22 @@ def test_every_chunking(make):
     expected = cut(headers, data, 100)
     for rows in range(1, len(expected) + 2):
         assert segment_all(gso_batch(headers, data, 100), rows) == expected
+
+
+@pytest.mark.parametrize("iov_entries", [PAYLOAD_PIECES_MAX + 1, PAYLOAD_PIECES_MAX + 3, GSO_IOV_MAX])
+@pytest.mark.parametrize("size", [700, 1448, 5000])
+def test_lists_never_run_out(size, iov_entries):
+    """One segment may take up all of the lists; then a call writes few."""
+    headers = Ether(**MACS) / LAYER3["v4"]() / tcp()
+    data = octets(6000)
+    batch = gso_batch(headers, data, size)
+    payload = payload_of(batch.meta[0])
+    most = PAYLOAD_PIECES_MAX - 1
+    for front in ([1] * most, [22] * most, [1] * 3 + [1300] * 4):
+        lengths = [*front, len(payload) - sum(front)]
+        batch.meta[0]["payload_iov"], kept = scatter(payload, lengths, random.Random(size))
+        assert segment_all(batch, 64, iov_entries) == cut(headers, data, size)
+        del kept
 
 
 def test_largest_packet():
