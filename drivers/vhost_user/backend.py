@@ -19,6 +19,7 @@ from drivers.vhost_user.layout import (
     REGION_SIZE,
     RINGS_MAX,
 )
+from drivers.vhost_user.packed import DESC_F_AVAIL, DESC_F_USED, EVENT_FLAGS_DISABLE
 
 NOTHING_SET_UP = {"features": 0, "regions": [], "log": None, "inflight": None, "rings": [], "fds": []}
 USED_INDEX_OFFSET = 2  # octets into the used ring, and the available ring's index too
@@ -155,7 +156,7 @@ class Backend:
             _set_cursor(row, ring["base"], plan.packed)
             row["started"] = 0
         row["lock"] = row["fault"] = row["quiet"] = row["signalled_valid"] = 0
-        pending = plan.recover(row, resumed)
+        pending = plan.recover(row)
         if pending or ring["kick"] is None:
             row["started"] = 1
         self._running[number] = plan
@@ -216,7 +217,7 @@ class _RingPlan:
 
     __hash__ = None
 
-    def recover(self, row, resumed):
+    def recover(self, row):
         """Put the cursor where the last process left off; returns whether to go on without a kick.
 
         A split ring's used index is what the driver believes, so it is the truth (all chains are given
@@ -224,7 +225,7 @@ class _RingPlan:
         asked for silence, by us or by a back-end before us, will not kick again.
         """
         if self.packed:
-            return _recover_packed(row) or resumed
+            return _recover_packed(row)
         used = ctypes.c_uint16.from_address(int(row["device"]) + USED_INDEX_OFFSET).value
         available = ctypes.c_uint16.from_address(int(row["driver"]) + USED_INDEX_OFFSET).value
         row["next"] = used
@@ -240,7 +241,15 @@ def _set_cursor(row, base, packed):
 
 
 def _recover_packed(row):
-    return False
+    """Take the cursor past a batch that the last process published and did not live to book.
+
+    Returns whether a back-end before asked the driver not to kick.
+    """
+    at = int(row["desc"]) + 16 * int(row["next"])
+    flags = ctypes.c_uint16.from_address(at + 14).value
+    used = DESC_F_AVAIL | DESC_F_USED if row["wrap"] else 0
+    if flags & (DESC_F_AVAIL | DESC_F_USED) == used:
+        row["next"], row["wrap"] = row["pending"], row["pending_wrap"]
 
 
 def _local(snapshot, mapped, user):

@@ -169,15 +169,15 @@ def vhost_done(io, port):
     ring = io.rings[port, 2 * np.int64(io.rx_queue[0]) + 1]
     packed = ring_is_packed(ring)
     for k in range(taken):
-        ring_give(ring, packed, np.uint64(io.cursors[k]), np.uint64(io.ids[k]), _0)
-    _publish(io, port, ring, packed, np.uint64(io.cursors[0]), np.uint64(io.cursors[taken]), taken)
+        ring_give(ring, packed, np.uint64(io.cursors[k]), np.uint64(io.ids[k]), _0, k == 0)
+    _publish(io, port, ring, packed, np.uint64(io.cursors[0]), np.uint64(io.cursors[taken]), _0)
     io.taken[0] = 0
 
 
 @helper
-def _publish(io, port, ring, packed, begin, end, chains):
+def _publish(io, port, ring, packed, begin, end, written):
     """Let the driver see what was given back, and call it if it wants to be called."""
-    ring_publish(ring, packed, begin, end)
+    ring_publish(ring, packed, begin, end, written)
     device = io.devices[port]
     if device["log_addr"] != _0 and ring["log"] != np.uint64(NO_LOG):
         size = np.uint64(ring["size"])
@@ -234,6 +234,7 @@ def _tx_locked(io, port, ring, headers, meta, order, count, counters, drops):
     cursor = begin
     waiting = ring_waiting(ring, packed, begin)
     chains = np.int64(0)
+    first_written = _0
     sent = _0
     octets = _0
     rows = address_of(headers)
@@ -242,13 +243,15 @@ def _tx_locked(io, port, ring, headers, meta, order, count, counters, drops):
         m = meta[i]
         row = rows + np.uint64(i * headers.shape[1])
         used, cursor, reason = _put_frame(
-            io, port, ring, packed, cursor, waiting, headers[i], row, m
+            io, port, ring, packed, cursor, waiting, headers[i], row, m, chains == 0
         )
         if reason != Drop.NONE:
             drops[reason] += _1
             counters[PortCounter.TX_DROPPED] += _1
             ring["dropped"] += _1
             continue
+        if chains == 0:
+            first_written = io.tx_sizes[0]
         chains += used
         if not packed:
             waiting -= np.uint64(used)
@@ -256,14 +259,14 @@ def _tx_locked(io, port, ring, headers, meta, order, count, counters, drops):
         octets += np.uint64(m["frame_len"])
     if chains > 0:
         ring_quiet(ring, packed)
-        _publish(io, port, ring, packed, begin, cursor, chains)
+        _publish(io, port, ring, packed, begin, cursor, first_written)
     counters[PortCounter.TX_PACKETS] += sent
     counters[PortCounter.TX_BYTES] += octets
     counters[PortCounter.TX_CALLS] += _1
 
 
 @helper
-def _put_frame(io, port, ring, packed, cursor, waiting, row, row_addr, m):
+def _put_frame(io, port, ring, packed, cursor, waiting, row, row_addr, m, is_first):
     """Copy one frame into as many chains as it takes; returns (chains, cursor behind them, Drop reason)."""
     need = _VNET + np.uint64(m["frame_len"])
     regions = io.regions[port]
@@ -295,7 +298,14 @@ def _put_frame(io, port, ring, packed, cursor, waiting, row, row_addr, m):
     begin = prepare_vnet(row, m, ring["features"] & _GUEST_CSUM != _0, chains)
     frame_out(row_addr, begin, m, io.targets, 0)
     for k in range(chains):
-        ring_give(ring, packed, np.uint64(io.tx_cursors[k]), np.uint64(io.tx_ids[k]), io.tx_sizes[k])
+        ring_give(
+            ring,
+            packed,
+            np.uint64(io.tx_cursors[k]),
+            np.uint64(io.tx_ids[k]),
+            io.tx_sizes[k],
+            is_first and k == 0,
+        )
     if io.devices[port]["log_addr"] != _0:
         _log_targets(io, port, targets)
     return chains, at, np.int64(Drop.NONE)

@@ -6,6 +6,16 @@ Cursor: where in the ring, a number that only its format understands (split.py, 
 import numpy as np
 
 from drivers.vhost_user.features import VIRTIO_F_RING_PACKED
+from drivers.vhost_user.packed import (
+    packed_ask_kick,
+    packed_cursor,
+    packed_give,
+    packed_publish,
+    packed_quiet,
+    packed_take,
+    packed_waiting,
+    packed_wants_call,
+)
 from drivers.vhost_user.split import (
     split_ask_kick,
     split_give,
@@ -30,30 +40,43 @@ def ring_is_packed(ring):
 @helper
 def ring_cursor(ring):
     """Where the ring stands between two bursts."""
-    return np.uint64(ring["next"])
+    return packed_cursor(ring) if ring_is_packed(ring) else np.uint64(ring["next"])
 
 
 @helper
 def ring_waiting(ring, packed, cursor):
-    """Chains that wait at `cursor`, at most the ring's size; a packed ring says 1 for some."""
+    """Chains that wait at `cursor`; a packed ring with any says its size, and `ring_take` finds the end."""
+    if packed:
+        return packed_waiting(ring, cursor)
     return split_waiting(ring, cursor)
 
 
 @helper
 def ring_take(ring, packed, cursor, regions, n_regions, writable, pieces, guests, first):
     """Walk the chain at `cursor` into `pieces[first:]`; see `split_take`."""
+    if packed:
+        return packed_take(ring, cursor, regions, n_regions, writable, pieces, guests, first)
     return split_take(ring, cursor, regions, n_regions, writable, pieces, guests, first)
 
 
 @helper
-def ring_give(ring, packed, cursor, chain, written):
+def ring_give(ring, packed, cursor, chain, written, is_first):
     """Prepare to give back the chain that was taken at `cursor`, with `written` octets in it."""
+    if packed:
+        packed_give(ring, cursor, chain, written, is_first)
+        return
     split_give(ring, cursor, chain, written)
 
 
 @helper
-def ring_publish(ring, packed, begin, end):
-    """Give back, all at once, what was prepared from cursor `begin` up to `end`."""
+def ring_publish(ring, packed, begin, end, written):
+    """Give back, all at once, what was prepared from cursor `begin` up to `end`.
+
+    written  octets in the first chain
+    """
+    if packed:
+        packed_publish(ring, begin, end, written)
+        return
     split_publish(ring, end)
     ring["next"] = end
 
@@ -61,6 +84,8 @@ def ring_publish(ring, packed, begin, end):
 @helper
 def ring_wants_call(ring, packed, cursor):
     """Whether the driver wants to be told of what was published up to `cursor`."""
+    if packed:
+        return packed_wants_call(ring, cursor)
     return split_wants_call(ring, cursor)
 
 
@@ -69,11 +94,16 @@ def ring_quiet(ring, packed):
     """Ask the driver not to kick."""
     if ring["quiet"] == 0:
         ring["quiet"] = 1
-        split_quiet(ring)
+        if packed:
+            packed_quiet(ring)
+        else:
+            split_quiet(ring)
 
 
 @helper
 def ring_ask_kick(ring, packed, cursor):
     """Ask the driver to kick with its next chain; returns whether one waits already."""
     ring["quiet"] = 0
+    if packed:
+        return packed_ask_kick(ring, cursor)
     return split_ask_kick(ring, cursor)
