@@ -6,15 +6,12 @@ Spec: virtio 1.2 5.1.3 (feature bits), 5.1.3.1 (which needs which).
 from drivers.port import Capabilities
 from drivers.vhost_user import features as f
 
+_PROTOCOL = "VHOST_USER_PROTOCOL_F_"
+_PROTOCOL_NAMES = {bit: name.removeprefix(_PROTOCOL) for name, bit in vars(f).items() if _PROTOCOL in name}
 _NAMES = {
-    bit: name.removeprefix("VIRTIO_").removeprefix("VHOST_")
+    bit: name.partition("_F_")[2]
     for name, bit in vars(f).items()
-    if name.startswith(("VIRTIO_", "VHOST_F_", "VHOST_USER_F_")) and isinstance(bit, int)
-}
-_PROTOCOL_NAMES = {
-    bit: name.removeprefix("VHOST_USER_PROTOCOL_F_")
-    for name, bit in vars(f).items()
-    if name.startswith("VHOST_USER_PROTOCOL_F_")
+    if "_F_" in name and not name.startswith(_PROTOCOL)
 }
 _OFFLOADS = (
     (f.VIRTIO_NET_F_GUEST_CSUM, "checksums are finished in software"),

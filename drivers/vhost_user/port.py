@@ -5,6 +5,7 @@ Not:  messages, `session.py`; rings and packets, the data plane.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -89,12 +90,13 @@ class VhostUserPort:
         self._spawn(self._connect_on(resumed) if self.client else self._listen_on(resumed))
 
     async def stop(self):
-        """Serve nobody any more and hang up. The data plane is not told: it is about to drop the port."""
+        """Serve nobody any more. The data plane is not told: it is about to drop the port."""
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._disconnect()
+        self._forget()
+        self._descriptors.keep(self._state.tokens())
 
     def close(self):
         """Give the socket up, and its file if it is still ours; twice is allowed."""
@@ -169,8 +171,13 @@ class VhostUserPort:
     def _spawn(self, coroutine):
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task):
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            log.error("port %s: serves nobody any more", self.name, exc_info=task.exception())
 
     def _offer(self):
         return Offer(capabilities.offer(self.offload), PROTOCOL_FEATURES, self.queues, self.mtu)
@@ -196,25 +203,32 @@ class VhostUserPort:
                 self._describe,
             )
             why = await self._session.run()
+            negotiated = self._now.features is not None
+            self._forget()
+            await self._let_go()
+            with contextlib.suppress(OSError):  # the data plane may still have a copy
+                sock.shutdown(socket.SHUT_RDWR)
         finally:
             sock.detach()  # its descriptor has a token
-        negotiated = self._session.state.features is not None
-        self._disconnect()
+        self._descriptors.keep(self._state.tokens())
+        if why is not None:
+            await asyncio.sleep(ERROR_PAUSE_S)
+        return negotiated
+
+    async def _let_go(self):
+        """Tell our surroundings that nobody is connected."""
         self._plane.negotiated(0)
         self._plane.connected(False)
         try:
             await self._plane.apply(*self._describe(self._state))
         except Exception as error:
             log.error("port %s: the data plane does not let go of a connection: %s", self.name, error)
-        if why is not None:
-            await asyncio.sleep(ERROR_PAUSE_S)
-        return negotiated
 
-    def _disconnect(self):
+    def _forget(self):
+        """Nobody is connected; descriptors are still open."""
         self._state = State.disconnected(self.queues, self._now.listener, self._now)
         self._session = None
         self._peer_pid = None
-        self._descriptors.keep(self._state.tokens())
 
     async def _listen_on(self, serving):
         """Accept front-ends for ever; `serving` is the task of the one there is already."""

@@ -6,7 +6,6 @@ Spec: vhost-user "Communication", "REPLY_ACK".
 """
 
 import asyncio
-import copy
 import logging
 from typing import Protocol
 
@@ -109,7 +108,7 @@ class Session:
 
     async def _serve(self, message):
         before = self.state
-        state = copy.deepcopy(before)
+        state = before.copy()
         try:
             value = decode(message)
             reply = handle(Context(self._offer(), state, message, self._descriptors), value)

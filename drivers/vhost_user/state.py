@@ -3,7 +3,7 @@
 Spec: vhost-user "Ring states"; README.md "The snapshot".
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from drivers.vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED
 from drivers.vhost_user.memory_table import Region
@@ -67,6 +67,10 @@ class State:
         serials = [ring.serial for ring in before.rings] if before else [0] * (2 * queues)
         rings = [Ring(number, serial=serial) for number, serial in enumerate(serials)]
         return cls(rings=rings, listener=listener)
+
+    def copy(self):
+        """One to change; values other than rings are replaced, never changed in place."""
+        return replace(self, rings=[replace(ring) for ring in self.rings])
 
     @property
     def packed(self):

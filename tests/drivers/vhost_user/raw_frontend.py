@@ -2,13 +2,11 @@
 
 import array
 import asyncio
-import contextlib
 import os
 import socket
 import struct
 import threading
 import time
-from pathlib import Path
 
 from drivers.vhost_user import features as f
 from drivers.vhost_user.messages import HEADER, NEED_REPLY, VERSION, Request
@@ -113,7 +111,8 @@ class Frontend:
         """Send octets."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         sent = self.sock.sendmsg([data], rights)
-        self.sock.sendall(data[sent:])
+        if data[sent:]:
+            self.sock.sendall(data[sent:])
 
     def receive(self):
         """A reply: (request, flags, payload, descriptors); None when the connection was closed."""
@@ -253,17 +252,14 @@ class Served:
         return self
 
     def __exit__(self, *_):
-        with contextlib.suppress(RuntimeError):
+        if self._loop.is_running():
             self.leave()
         self.port.close()
         assert self.plane.fds_wrong == 0
 
     def leave(self):
-        """End the loop as a killed process would: nothing is told to anybody."""
+        """Stop serving; as when a process ends, nothing is told to anybody."""
         self.call(self.port.stop())
-        self._end()
-
-    def _end(self):
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(TIMEOUT_S)
         self._loop.close()
@@ -273,6 +269,6 @@ class Served:
         return Frontend(self.port.path)
 
     def gone(self):
-        """Wait until nobody is connected."""
-        wait_for(lambda: self.plane.connections[-1:] == [False] and not Path(self.port.path).is_fifo())
+        """Wait until nobody is connected, and nothing of the last connection is left."""
+        wait_for(lambda: self.plane.connections[-1:] == [False] and self.plane.last["socket"] is None)
         self.settle()
