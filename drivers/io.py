@@ -13,6 +13,8 @@ from kernels.layout import BATCH_SIZE, PORTS_MAX
 
 PIECES_MAX = BATCH_SIZE * (CHAIN_MAX + 1) + 1  # a free slot in front of each packet's list, one at the end
 
+CHAINS_MAX = BATCH_SIZE * BATCH_SIZE  # a frame fills up to BATCH_SIZE of them
+
 PortIo = namedtuple(
     "PortIo",
     [
@@ -28,9 +30,12 @@ PortIo = namedtuple(
         "cursors",  # uint32[BATCH_SIZE + 1], where each of them begins in the ring
         "taken",  # uint32[1], how many of them
         "targets",  # uint64[PIECES_MAX, 2], struct iovec: buffers to fill
-        "tx_ids",  # uint16[BATCH_SIZE], chains of the frame at hand
-        "tx_cursors",  # uint32[BATCH_SIZE], where each of them begins
-        "tx_sizes",  # uint64[BATCH_SIZE], octets of the frame in each of them
+        "tx_order",  # uint16[BATCH_SIZE], packets that got buffers of a ring
+        "tx_targets",  # uint32[BATCH_SIZE + 1], first target of each, and the end
+        "tx_chains",  # uint32[BATCH_SIZE + 1], first chain of each, and the end
+        "tx_ids",  # uint16[CHAINS_MAX], chains to give back
+        "tx_cursors",  # uint32[CHAINS_MAX], where each of them begins
+        "tx_sizes",  # uint64[CHAINS_MAX], octets written to each of them
         "target_guest",  # uint64[PIECES_MAX], their guest physical addresses, for the dirty log
         "rings",  # drivers/vhost_user/layout.py, shared
         "regions",
@@ -54,9 +59,12 @@ def make_io(worker, workers, arena, iov, rings, regions, devices):
         cursors=np.zeros(BATCH_SIZE + 1, np.uint32),
         taken=np.zeros(1, np.uint32),
         targets=np.zeros((PIECES_MAX, 2), np.uint64),
-        tx_ids=np.zeros(BATCH_SIZE, np.uint16),
-        tx_cursors=np.zeros(BATCH_SIZE, np.uint32),
-        tx_sizes=np.zeros(BATCH_SIZE, np.uint64),
+        tx_order=np.zeros(BATCH_SIZE, np.uint16),
+        tx_targets=np.zeros(BATCH_SIZE + 1, np.uint32),
+        tx_chains=np.zeros(BATCH_SIZE + 1, np.uint32),
+        tx_ids=np.zeros(CHAINS_MAX, np.uint16),
+        tx_cursors=np.zeros(CHAINS_MAX, np.uint32),
+        tx_sizes=np.zeros(CHAINS_MAX, np.uint64),
         target_guest=np.zeros(PIECES_MAX, np.uint64),
         rings=rings,
         regions=regions,

@@ -153,6 +153,16 @@ def load_acquire(typingctx, array, index):
     return array.dtype(array, index), codegen
 
 
+@primitive(load_u64)
+def load_acquire_u64(typingctx, addr):
+    """Atomic acquire load of the 64-bit word at `addr`, a multiple of 8."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load_atomic(builder.inttoptr(args[0], _I64.as_pointer()), "acquire", 8)
+
+    return types.uint64(types.uint64), codegen
+
+
 def _py_store_release(array, index, value):
     array[index] = value
 
@@ -170,6 +180,22 @@ def store_release(typingctx, array, index, value):
         return context.get_dummy_value()
 
     return types.void(array, index, value), codegen
+
+
+def _py_or_u8(addr, value):
+    ctypes.c_uint8.from_address(int(addr)).value |= int(value)
+
+
+@primitive(_py_or_u8)
+def or_u8(typingctx, addr, value):
+    """Atomically set the bits of `value` in the octet at `addr`: a full barrier."""
+
+    def codegen(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], _I8.as_pointer())
+        builder.atomic_rmw("or", pointer, builder.trunc(args[1], _I8), "seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64), codegen
 
 
 def _py_compare_exchange(array, index, expected, desired):
@@ -215,17 +241,22 @@ def _py_prefetch(addr):
     pass
 
 
-@primitive(_py_prefetch)
-def prefetch(typingctx, addr):
-    """Ask for the cache line at `addr`; never faults."""
+def _prefetcher(write):
+    @primitive(_py_prefetch)
+    def prefetch(typingctx, addr):
+        def codegen(context, builder, signature, args):
+            pointer = _I8.as_pointer()
+            i32 = ir.IntType(32)
+            function_type = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+            function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0i8")
+            args_ir = [builder.inttoptr(args[0], pointer)] + [ir.Constant(i32, v) for v in (write, 3, 1)]
+            builder.call(function, args_ir)
+            return context.get_dummy_value()
 
-    def codegen(context, builder, signature, args):
-        pointer = _I8.as_pointer()
-        i32 = ir.IntType(32)
-        function_type = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
-        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0i8")
-        args_ir = [builder.inttoptr(args[0], pointer)] + [ir.Constant(i32, v) for v in (0, 3, 1)]
-        builder.call(function, args_ir)
-        return context.get_dummy_value()
+        return types.void(types.uint64), codegen
 
-    return types.void(types.uint64), codegen
+    return prefetch
+
+
+prefetch = _prefetcher(0)  # ask for the cache line at an address, to read; never faults
+prefetch_write = _prefetcher(1)  # the same, to write

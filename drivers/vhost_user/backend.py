@@ -250,6 +250,7 @@ def _recover_packed(row):
     used = DESC_F_AVAIL | DESC_F_USED if row["wrap"] else 0
     if flags & (DESC_F_AVAIL | DESC_F_USED) == used:
         row["next"], row["wrap"] = row["pending"], row["pending_wrap"]
+    return ctypes.c_uint16.from_address(int(row["device"]) + 2).value == EVENT_FLAGS_DISABLE
 
 
 def _local(snapshot, mapped, user):

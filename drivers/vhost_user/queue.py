@@ -7,6 +7,7 @@ Not:  the ring formats (split.py, packed.py), moving octets (frames.py).
 
 import numpy as np
 
+from drivers.io import PIECES_MAX
 from drivers.libc import EAGAIN, write
 from drivers.port import PortCounter
 from drivers.vhost_user.chain import NOTHING
@@ -16,7 +17,7 @@ from drivers.vhost_user.features import (
     VIRTIO_NET_F_MRG_RXBUF,
 )
 from drivers.vhost_user.frames import frame_in, frame_out, prepare_vnet
-from drivers.vhost_user.layout import FAULT_BUFFER, NO_LOG, RING_DTYPE, RINGS_MAX
+from drivers.vhost_user.layout import CHAIN_MAX, FAULT_BUFFER, NO_LOG, RING_DTYPE, RINGS_MAX
 from drivers.vhost_user.ring import (
     ring_ask_kick,
     ring_cursor,
@@ -32,7 +33,7 @@ from kernels.atomic import store_release_u32, try_lock
 from kernels.drops import Drop
 from kernels.jit import helper
 from kernels.layout import BATCH_SIZE, BURST_BYTES_MAX
-from kernels.memory import address_of, prefetch
+from kernels.memory import address_of, prefetch, prefetch_write
 from kernels.virtio_net import VNET_HDR_BYTES
 
 _0 = np.uint64(0)
@@ -229,86 +230,106 @@ def vhost_tx(io, port, headers, meta, order, count, counters, drops):
 
 @helper
 def _tx_locked(io, port, ring, headers, meta, order, count, counters, drops):
+    """Reserve buffers for the whole burst, fill them, give them back: so that memory is asked for ahead."""
     packed = ring_is_packed(ring)
     begin = ring_cursor(ring)
-    cursor = begin
-    waiting = ring_waiting(ring, packed, begin)
+    frames, end = _reserve_burst(io, port, ring, packed, begin, meta, order, count, counters, drops)
+    if frames > 0:
+        octets = _fill_burst(io, ring, headers, meta, frames)
+        _give_burst(io, ring, packed, np.int64(io.tx_chains[frames]))
+        if io.devices[port]["log_addr"] != _0:
+            _log_targets(io, port, np.int64(io.tx_targets[frames]))
+        ring_quiet(ring, packed)
+        _publish(io, port, ring, packed, begin, end, io.tx_sizes[0])
+        counters[PortCounter.TX_PACKETS] += np.uint64(frames)
+        counters[PortCounter.TX_BYTES] += octets
+    counters[PortCounter.TX_CALLS] += _1
+
+
+@helper
+def _reserve_burst(io, port, ring, packed, cursor, meta, order, count, counters, drops):
+    """Find buffers for packets `order[:count]`; returns (frames that have some, cursor behind these).
+
+    Frame f is packet tx_order[f]; its buffers are targets[tx_targets[f] : tx_targets[f + 1]], of chains
+    tx_chains[f] : tx_chains[f + 1].
+    """
+    regions = io.regions[port]
+    n_regions = np.int64(io.devices[port]["regions"])
+    waiting = np.int64(ring_waiting(ring, packed, cursor))
+    mergeable = ring["features"] & _MRG_RXBUF != _0
+    frames = np.int64(0)
     chains = np.int64(0)
-    first_written = _0
-    sent = _0
-    octets = _0
-    rows = address_of(headers)
+    targets = np.int64(0)
+    io.tx_targets[0] = 0
+    io.tx_chains[0] = 0
     for k in range(count):
-        i = np.int64(order[k])
-        m = meta[i]
-        row = rows + np.uint64(i * headers.shape[1])
-        used, cursor, reason = _put_frame(
-            io, port, ring, packed, cursor, waiting, headers[i], row, m, chains == 0
-        )
+        need = _VNET + np.uint64(meta[np.int64(order[k])]["frame_len"])
+        room = _0
+        reason = np.int64(Drop.NONE)
+        at = cursor
+        chain = chains
+        target = targets
+        while room < need:
+            if chain >= waiting or target + CHAIN_MAX > PIECES_MAX:
+                reason = np.int64(Drop.TX_FULL)
+                break
+            if chain > chains and (not mergeable or chain - chains == BATCH_SIZE):
+                reason = np.int64(Drop.RING_BUFFER)
+                break
+            io.tx_cursors[chain] = at
+            found, size, number, at = ring_take(
+                ring, packed, at, regions, n_regions, True, io.targets, io.target_guest, target
+            )
+            if found <= NOTHING:
+                if found < 0:
+                    ring["fault"] = FAULT_BUFFER
+                waiting = chain  # no more than was found so far
+                reason = np.int64(Drop.TX_FULL)
+                break
+            io.tx_ids[chain] = number
+            io.tx_sizes[chain] = min(size, need - room)
+            prefetch_write(io.targets[target, 0])
+            prefetch_write(io.targets[target, 0] + _LINE)
+            room += size
+            chain += 1
+            target += found
         if reason != Drop.NONE:
             drops[reason] += _1
             counters[PortCounter.TX_DROPPED] += _1
             ring["dropped"] += _1
             continue
-        if chains == 0:
-            first_written = io.tx_sizes[0]
-        chains += used
-        if not packed:
-            waiting -= np.uint64(used)
-        sent += _1
-        octets += np.uint64(m["frame_len"])
-    if chains > 0:
-        ring_quiet(ring, packed)
-        _publish(io, port, ring, packed, begin, cursor, first_written)
-    counters[PortCounter.TX_PACKETS] += sent
-    counters[PortCounter.TX_BYTES] += octets
-    counters[PortCounter.TX_CALLS] += _1
+        cursor = at
+        chains = chain
+        targets = target
+        io.tx_order[frames] = order[k]
+        frames += 1
+        io.tx_chains[frames] = chains
+        io.tx_targets[frames] = targets
+    return frames, cursor
 
 
 @helper
-def _put_frame(io, port, ring, packed, cursor, waiting, row, row_addr, m, is_first):
-    """Copy one frame into as many chains as it takes; returns (chains, cursor behind them, Drop reason)."""
-    need = _VNET + np.uint64(m["frame_len"])
-    regions = io.regions[port]
-    n_regions = np.int64(io.devices[port]["regions"])
-    mergeable = ring["features"] & _MRG_RXBUF != _0
-    room = _0
-    chains = np.int64(0)
-    targets = np.int64(0)
-    at = cursor
-    while room < need:
-        if np.uint64(chains) >= waiting:
-            return np.int64(0), cursor, np.int64(Drop.TX_FULL)
-        if chains > 0 and (not mergeable or chains == BATCH_SIZE):
-            return np.int64(0), cursor, np.int64(Drop.RING_BUFFER)
-        io.tx_cursors[chains] = at
-        found, size, chain, at = ring_take(
-            ring, packed, at, regions, n_regions, True, io.targets, io.target_guest, targets
-        )
-        if found == NOTHING:
-            return np.int64(0), cursor, np.int64(Drop.TX_FULL)
-        if found < 0:
-            ring["fault"] = FAULT_BUFFER
-            return np.int64(0), cursor, np.int64(-found)
-        io.tx_ids[chains] = chain
-        io.tx_sizes[chains] = min(size, need - room)
-        room += size
-        chains += 1
-        targets += found
-    begin = prepare_vnet(row, m, ring["features"] & _GUEST_CSUM != _0, chains)
-    frame_out(row_addr, begin, m, io.targets, 0)
+def _fill_burst(io, ring, headers, meta, frames):
+    """Copy the frames into their buffers; returns their octets, without the virtio-net headers."""
+    offloads = ring["features"] & _GUEST_CSUM != _0
+    rows = address_of(headers)
+    row_bytes = np.uint64(headers.shape[1])
+    octets = _0
+    for f in range(frames):
+        i = np.int64(io.tx_order[f])
+        m = meta[i]
+        buffers = np.int64(io.tx_chains[f + 1]) - np.int64(io.tx_chains[f])
+        begin = prepare_vnet(headers[i], m, offloads, buffers)
+        frame_out(rows + np.uint64(i) * row_bytes, begin, m, io.targets, np.int64(io.tx_targets[f]))
+        octets += np.uint64(m["frame_len"])
+    return octets
+
+
+@helper
+def _give_burst(io, ring, packed, chains):
     for k in range(chains):
-        ring_give(
-            ring,
-            packed,
-            np.uint64(io.tx_cursors[k]),
-            np.uint64(io.tx_ids[k]),
-            io.tx_sizes[k],
-            is_first and k == 0,
-        )
-    if io.devices[port]["log_addr"] != _0:
-        _log_targets(io, port, targets)
-    return chains, at, np.int64(Drop.NONE)
+        cursor = np.uint64(io.tx_cursors[k])
+        ring_give(ring, packed, cursor, np.uint64(io.tx_ids[k]), io.tx_sizes[k], k == 0)
 
 
 @helper
