@@ -60,9 +60,7 @@ def child(state_fd, packets, seed):
     while state[STATE_PACKETS] < packets:
         fuzzed.change(rng)
         chunk = min(CHUNK_PACKETS, packets - int(state[STATE_PACKETS]))
-        loop.fuzz(
-            fuzzed.worker, fuzzed.tables, fuzzed.batch, frames, fuzzed.payload_ends, state, ports, chunk
-        )
+        loop.fuzz(fuzzed.worker, fuzzed.tables, fuzzed.batch, frames, fuzzed.ends, state, ports, chunk)
         check(fuzzed, loop.VIOLATIONS)
         if time.monotonic() - started > 10:
             started = time.monotonic()

@@ -73,20 +73,28 @@ def _set_addresses(rng, rule):
         setattr(rule, name + "_mask", ((1 << length) - 1) << (width - length))
 
 
+def payload_slots():
+    """Memory for the payloads of a batch and for their lists; and where it ends: uint64[BATCH_SIZE, 2]."""
+    sizes = (layout.FRAME_BYTES_MAX, 16 * (layout.PAYLOAD_PIECES_MAX + 1))
+    slots = [guarded_slots(size, layout.BATCH_SIZE) for size in sizes]
+    return slots, np.array([[slot.ctypes.data + slot.size for slot in kind] for kind in slots], np.uint64).T
+
+
 class FuzzDevice(InMemory):
     """Ports and tables; every buffer that is reached by address ends at a page that faults."""
 
     def __init__(self):
         super().__init__()
         rows = (layout.BATCH_SIZE, layout.ROW_BYTES)
-        self.payloads = guarded_slots(layout.FRAME_BYTES_MAX, layout.BATCH_SIZE)
-        self.payload_ends = np.array([p.ctypes.data + p.size for p in self.payloads], np.uint64)
+        self.slots, self.ends = payload_slots()
         self.batch = self.batch._replace(
             headers=guarded_array(rows),
             segment_headers=guarded_array(rows),
+            segment_iov=guarded_array(8 * self.batch.segment_iov.size).view("u8").reshape(-1, 2),
             gro_arena=guarded_array(self.batch.gro_arena.shape),
             iov=guarded_array(8 * IOV_WORDS).view("u8"),
         )
+        self.worker = self.worker._replace(io=self.worker.io._replace(iov=self.batch.iov))
         for index, port in enumerate(PORTS):
             self.add_port(index, mac=host_mac(index), **port)
             self.batch.iov[PORT_FLAGS_AT + index] = self.shared.ports[index]["flags"]

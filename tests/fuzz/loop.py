@@ -20,6 +20,7 @@ from kernels.layout import (
     FRAME_BYTES_MAX,
     HEADER_BYTES,
     HEADROOM_BYTES,
+    PAYLOAD_PIECES_MAX,
     PORT_TX_CSUM,
     PORT_UP,
     ROW_BYTES,
@@ -30,7 +31,8 @@ from kernels.layout import (
     VIRTIO_NET_HDR_GSO_NONE,
 )
 from kernels.mac_table import TICKS_PER_SECOND
-from kernels.memory import address_of, copy_memory, cycles, load_u8, store_u8
+from kernels.memory import address_of, copy_memory, cycles, load_u8, load_u64, store_u8, store_u64
+from kernels.payload import PIECE_BYTES
 from kernels.virtio_net import VNET_HDR_BYTES
 from kernels.wire import put_be16
 
@@ -177,7 +179,27 @@ def _new_length(state, length):
 
 
 @helper
-def _make_packet(state, corpus, payload_ends, headers, m, i, frame, fresh, target):
+def _cut_payload(state, m, list_end):
+    """Let one payload in four lie in pieces, some of them short; their list ends at `list_end`."""
+    left = np.int64(m["payload_len"])
+    m["payload_iov"] = 0
+    if left == 0 or below(state, 4):
+        return
+    pieces = 1 + below(state, min(left, PAYLOAD_PIECES_MAX if below(state, 2) else 4))
+    addr, entry = np.uint64(m["payload_addr"]), list_end - np.uint64(pieces) * PIECE_BYTES
+    m["payload_addr"], m["payload_iov"] = 0, entry
+    for later in range(pieces - 1, -1, -1):
+        most = min(left - later, 9 if below(state, 2) else FRAME_BYTES_MAX)
+        size = 1 + below(state, most) if later > 0 else left
+        store_u64(entry, addr)
+        store_u64(entry + np.uint64(8), np.uint64(size))
+        entry += PIECE_BYTES
+        addr += np.uint64(size)
+        left -= size
+
+
+@helper
+def _make_packet(state, corpus, ends, headers, m, i, frame, fresh, target):
     """Write packet `i` from corpus frame `frame`; a packet that is not `fresh` continues a stream."""
     row = headers[i]
     start, length = corpus.starts[frame], corpus.lengths[frame]
@@ -207,24 +229,23 @@ def _make_packet(state, corpus, payload_ends, headers, m, i, frame, fresh, targe
                 _mutate_header(state, row, length)
     in_row = min(length, HEADER_BYTES)
     behind = length - in_row
-    payload = payload_ends[i] - np.uint64(behind)
+    payload = ends[i, 0] - np.uint64(behind)
     copy_memory(payload, address_of(corpus.data) + np.uint64(start + in_row), np.uint64(behind))
     if behind > 0 and fresh and below(state, 4) == 0:
         store_u8(payload + np.uint64(below(state, behind)), random_word(state))
     m["payload_addr"] = payload
-    m["payload_len"] = behind
-    m["frame_len"] = length
-    m["l2_offset"] = HEADROOM_BYTES
-    m["header_end"] = HEADROOM_BYTES + in_row
+    m["payload_len"], m["frame_len"] = behind, length
+    m["l2_offset"], m["header_end"] = HEADROOM_BYTES, HEADROOM_BYTES + in_row
+    _cut_payload(state, m, ends[i, 1])
 
 
 @kernel
-def make_burst(state, corpus, payload_ends, headers, meta, ports):
+def make_burst(state, corpus, ends, headers, meta, ports):
     """Make a burst of 1..BATCH_SIZE packets as a driver would deliver it; returns how many.
 
-    state         uint64[STATE_WORDS]  in/out
-    payload_ends  uint64[BATCH_SIZE]   addresses behind FRAME_BYTES_MAX octets for each packet's payload
-    ports         int                  in_port is below
+    state  uint64[STATE_WORDS]    in/out
+    ends   uint64[BATCH_SIZE, 2]  addresses behind the room of each payload, and of its list of pieces
+    ports  int                    in_port is below
     """
     count = 1 + below(state, BATCH_SIZE)
     stream = below(state, 2) == 1
@@ -237,7 +258,7 @@ def make_burst(state, corpus, payload_ends, headers, meta, ports):
         else:
             frame = (frame + 1) % len(corpus.starts)
         meta[i]["in_port"] = source
-        _make_packet(state, corpus, payload_ends, headers, meta[i], i, frame, fresh, target)
+        _make_packet(state, corpus, ends, headers, meta[i], i, frame, fresh, target)
     state[STATE_PACKETS] += np.uint64(count)
     return count
 
@@ -283,22 +304,37 @@ def _judge_frame(m, port, flags, mtu, bad):
 
 
 @helper
+def _touch_payload(m, bad):
+    """Read both ends of each piece, and write in front of their list as a driver may."""
+    left, seen = np.uint64(m["payload_len"]), np.uint64(0)
+    addr, size, entry = np.uint64(m["payload_addr"]), left, np.uint64(m["payload_iov"])
+    if entry:
+        store_u64(entry - PIECE_BYTES, np.uint64(0))
+    while left:
+        if entry:
+            addr, size = load_u64(entry), load_u64(entry + np.uint64(8))
+            entry += PIECE_BYTES
+        if size == 0 or size > left:
+            bad[BAD_LENGTH] += np.uint64(1)
+            return seen
+        seen += np.uint64(load_u8(addr)) + np.uint64(load_u8(addr + size - np.uint64(1)))
+        left -= size
+    return seen
+
+
+@helper
 def checked_tx(fd, headers, meta, order, count, iov, counters, drops):
     """Stand in for null_tx: judge what it would send, touch all it would read."""
     port = np.int64(fd)
     flags, mtu = np.uint32(iov[PORT_FLAGS_AT + port]), np.int64(iov[MTU_AT + port])
     bad = iov[VIOLATIONS_AT:]
-    octets = np.uint64(0)
-    seen = np.uint64(0)
+    octets = seen = np.uint64(0)
     for k in range(count):
         i = np.int64(order[k])
         m = meta[i]
         _judge_frame(m, port, flags, mtu, bad)
         _judge_offload(m, flags, bad)
-        if m["payload_len"]:
-            first = np.uint64(m["payload_addr"])
-            seen += np.uint64(load_u8(first)) + np.uint64(headers[i, m["l2_offset"]])
-            seen += np.uint64(load_u8(first + np.uint64(m["payload_len"]) - np.uint64(1)))
+        seen += np.uint64(headers[i, m["l2_offset"]]) + _touch_payload(m, bad)
         octets += np.uint64(m["frame_len"])
     iov[0] = seen  # what is read must be used
     counters[PortCounter.TX_PACKETS] += np.uint64(count)
@@ -337,7 +373,7 @@ def _judge_verdicts(meta, count, bad):
 
 
 @kernel
-def fuzz(w, shared, batch, corpus, payload_ends, state, ports, packets):
+def fuzz(w, shared, batch, corpus, ends, state, ports, packets):
     """Run at least `packets` mutated packets through the pipeline; stops at a violation.
 
     Returns packets of the last burst.
@@ -346,7 +382,7 @@ def fuzz(w, shared, batch, corpus, payload_ends, state, ports, packets):
     bad = batch.iov[VIOLATIONS_AT:]
     count = np.int64(0)
     while state[STATE_PACKETS] < end:
-        count = make_burst(state, corpus, payload_ends, batch.headers, batch.meta, ports)
+        count = make_burst(state, corpus, ends, batch.headers, batch.meta, ports)
         for i in range(count):
             counters = shared.port_counters[w.number, np.int64(batch.meta[i]["in_port"])]
             counters[PortCounter.RX_PACKETS] += np.uint64(1)

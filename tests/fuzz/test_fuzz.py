@@ -1,5 +1,6 @@
 """A short run of the fuzzer, and proof that it sees what it is there to see."""
 
+import random
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from kernels.layout import BATCH_SIZE, FRAME_BYTES_MAX, META_DTYPE, PORT_UP, ROW_BYTES
 from tests.conventions import ROOT
+from tests.kernels.pieces import scatter
 
 pytestmark = pytest.mark.compiled
 
@@ -38,18 +40,17 @@ def test_reading_past_guarded_memory_ends_the_process():
 
 def test_packets_are_a_function_of_the_seed():
     from tests.fuzz import corpus, loop
-    from tests.fuzz.guarded import guarded_slots
+    from tests.fuzz.device import payload_slots
 
     frames = corpus.build()
-    slots = guarded_slots(FRAME_BYTES_MAX, BATCH_SIZE)
-    ends = np.array([slot.ctypes.data + slot.size for slot in slots], np.uint64)
+    slots, ends = payload_slots()
 
     def bursts(seed):
         headers, meta = np.zeros((BATCH_SIZE, ROW_BYTES), np.uint8), np.zeros(BATCH_SIZE, META_DTYPE)
         state = np.array([seed, 0], np.uint64)
         for _ in range(20):
             loop.make_burst(state, frames, ends, headers, meta, 13)
-        assert (meta["frame_len"] <= FRAME_BYTES_MAX).all() and state[loop.STATE_PACKETS] > 20
+        assert slots and (meta["frame_len"] <= FRAME_BYTES_MAX).all() and state[loop.STATE_PACKETS] > 20
         return headers.tobytes(), meta.tobytes(), int(state[0])
 
     assert bursts(5) == bursts(5)
@@ -98,6 +99,15 @@ def judge():
 
 def test_a_good_frame_passes(judge):
     assert judge({}) == []
+
+
+@pytest.mark.parametrize(
+    "lengths, found", [([4, 6], []), ([10], []), ([4, 7], ["BAD_LENGTH"]), ([4, 0], ["BAD_LENGTH"])]
+)
+def test_pieces_add_up_to_the_payload(judge, lengths, found):
+    address, kept = scatter(bytes(11), lengths, random.Random(1))
+    assert judge({"header_end": 374, "payload_len": 10, "payload_addr": 0, "payload_iov": address}) == found
+    assert kept[1][0, 0] == 0  # written in front of the list
 
 
 @pytest.mark.parametrize("name", PLANTED)
