@@ -5,6 +5,7 @@
     @glue      a function that only calls others in order; inlined before types are inferred, so
                that what it calls is compiled once and not again at each level
     @primitive(python)   an LLVM-level intrinsic with a plain-Python stand-in
+    @callback("void(i4, u8)")   a function that C calls, without the interpreter: `.address` is where
 
 Three modes, chosen by numba's own environment variables and fixed for the process:
 compiled; `NUMBA_BOUNDSCHECK=1` (every index is checked); `NUMBA_DISABLE_JIT=1` (plain Python).
@@ -16,6 +17,7 @@ name carries a hash of every compiled source and the mode.
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -92,6 +94,10 @@ if PYTHON_MODE:
         """Replace the intrinsic by its plain-Python stand-in."""
         return lambda _: python
 
+    def callback(signature):
+        """Leave the function as it is: C cannot call it."""
+        return kernel
+
 else:
     import numba
     from numba.extending import intrinsic
@@ -127,3 +133,24 @@ else:
     def primitive(python):
         """Make an intrinsic of the decorated typing function."""
         return intrinsic
+
+    class Callback:
+        """A function that C calls. Like a kernel it is compiled, or loaded, when it is first needed."""
+
+        def __init__(self, function, signature):
+            self.function = function
+            self.signature = signature
+
+        @functools.cached_property
+        def _compiled(self):
+            options = {name: value for name, value in _OPTIONS.items() if name != "nogil"}
+            return numba.cfunc(self.signature, **options)(self.function)
+
+        @property
+        def address(self):
+            """Address of the machine code, which lives as long as this object."""
+            return self._compiled.address
+
+    def callback(signature):
+        """Compile a function for C to call, with numba's `signature`; no lock is taken to enter it."""
+        return lambda function: Callback(function, signature)

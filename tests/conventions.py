@@ -19,7 +19,7 @@ FILE_LINES_MAX = 400  # about 300 is meant
 FUNCTION_LINES_MAX = 80  # about 60 is meant
 
 COMPILERS = {"njit", "jit", "cfunc", "vectorize", "guvectorize", "generated_jit", "jitclass", "stencil"}
-KERNEL_DECORATORS = {"kernel", "helper"}  # `primitive` has bodies that numba runs in Python
+KERNEL_DECORATORS = {"kernel", "helper", "callback"}  # `primitive` has bodies that numba runs in Python
 NOT_IN_KERNELS = (
     ast.Raise,
     ast.Assert,
@@ -53,7 +53,6 @@ TESTED_WITH = {
     "ipv4": "parse",
     "ipv6": "parse",
     "mac_learning": "switch",
-    "payload": "segment",
     "transport": "parse",
     "tunnel": "parse",
     "verdict": "switch",
@@ -140,7 +139,7 @@ def _decorator_names(function):
 
 
 def is_compiled(function):
-    """Whether a function has @kernel or @helper."""
+    """Whether a function has @kernel, @helper or @callback."""
     return bool(KERNEL_DECORATORS.intersection(_decorator_names(function)))
 
 

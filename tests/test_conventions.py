@@ -88,7 +88,7 @@ def test_a_compiler_outside_the_compile_policy_is_caught(text):
         "import os",
     ],
 )
-@pytest.mark.parametrize("decorator", ["kernel", "helper", "jit.kernel"])
+@pytest.mark.parametrize("decorator", ["kernel", "helper", "jit.kernel", "callback('i4(i4)')"])
 def test_a_kernel_that_does_more_than_compute_is_caught(decorator, statement):
     text = f"@{decorator}\ndef f(count):\n    {statement}\n    return count\n"
     assert found(conventions.kernels_stay_plain, "kernels/x.py", text)
