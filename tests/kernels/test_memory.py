@@ -60,6 +60,16 @@ def store_release(array, index, value):
 
 
 @kernel
+def load_acquire_u64(addr):
+    return memory.load_acquire_u64(addr)
+
+
+@kernel
+def or_u8(addr, value):
+    memory.or_u8(addr, value)
+
+
+@kernel
 def compare_exchange(array, index, expected, desired):
     return memory.compare_exchange(array, index, expected, desired)
 
@@ -123,6 +133,20 @@ def test_atomics_touch_one_element(dtype):
     assert compare_exchange(array, 3, dtype(4), dtype(9))
     assert not compare_exchange(array, 0, dtype(5), dtype(6))
     assert array.tolist() == [1, 77, 3, 9]
+
+
+def test_an_acquire_load_by_address():
+    words = np.array([1, 0xFEDCBA9876543210, 3], np.uint64)
+    assert int(load_acquire_u64(np.uint64(words.ctypes.data + 8))) == 0xFEDCBA9876543210
+
+
+@pytest.mark.parametrize("value", [0, 0x01, 0x80, 0x5A, 0xFF])
+@pytest.mark.parametrize("old", [0, 0x01, 0xA5, 0xFF])
+def test_or_sets_bits_of_one_octet(old, value):
+    octets = np.full(5, FILL, np.uint8)
+    octets[2] = old
+    or_u8(np.uint64(octets.ctypes.data + 2), np.uint64(value))
+    assert octets.tolist() == [FILL, FILL, old | value, FILL, FILL]
 
 
 def test_cycles_do_not_run_backwards():
