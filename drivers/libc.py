@@ -37,7 +37,6 @@ mmap = _external(
 )
 sigaction = _external("sigaction", types.int32, types.int32, types.uint64, types.uint64)
 raise_signal = _external("raise", types.int32, types.int32)
-write = _external("write", types.int64, types.int32, types.uint64, types.uint64)
 epoll_wait = _external("epoll_wait", types.int32, types.int32, types.uint64, types.int32, types.int32)
 epoll_ctl = _external("epoll_ctl", types.int32, types.int32, types.int32, types.int32, types.uint64)
 clock_gettime = _external("clock_gettime", types.int32, types.int32, types.uint64)
