@@ -1,9 +1,9 @@
-"""A virtual machine for tests: QEMU in software, Debian's kernel with its own virtio-net driver on a vhost-user port.
+"""A virtual machine for tests: QEMU in software, Debian's kernel, its own virtio-net driver.
 
     with Guest(path, folder, packed=True) as guest:
         guest.run("ip link set eth0 up")
 
-In:   a vhost-user socket: QEMU listens there, or connects and connects again.
+In:   the socket of a vhost-user port: QEMU listens there, or connects and connects again.
 Out:  a shell in the guest, over a serial port; eth0 is the device, down until somebody sets it up.
 Spec: QEMU 7.2, "Vhost-user Protocol"; virtio 1.2 section 5.1 for the features' names.
 Not:  KVM; and MSI-X, with which QEMU 7.2 without KVM ends when a vhost device starts.

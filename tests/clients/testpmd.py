@@ -137,7 +137,7 @@ class Testpmd:
         return answer.search(self.log, begin)[1]
 
     def forward(self, mode, **settings):
-        """Choose what to do with packets (io, mac, macswap, rxonly, txonly, icmpecho, csum, ...) and set more."""
+        """Choose what to do with packets (io, macswap, rxonly, txonly, icmpecho, ...) and set more."""
         self.command(f"set fwd {mode}")
         for key, value in settings.items():
             self.command(f"set {key} {value}")
@@ -159,7 +159,7 @@ class Testpmd:
         self.command(f"set eth-peer {port} {mac}")
 
     def stats(self, port=0):
-        """Counters of a port: rx_packets, rx_bytes, rx_missed, rx_errors, tx_packets, tx_bytes, tx_errors, ..."""
+        """Counters of a port: rx_packets, rx_bytes, rx_missed, tx_packets, tx_bytes, tx_errors, ..."""
         text = self.command(f"show port stats {port}")
         found = re.findall(r"([RT]X)-(packets|bytes|errors|missed|nombuf):\s+(\d+)", text)
         return {f"{way}_{what}".lower(): int(value) for way, what, value in found}
