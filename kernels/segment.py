@@ -48,9 +48,9 @@ from kernels.wire import be16, be32, put_be16, put_be32
 GSO_SEGMENTS_MAX = 2048  # packets, TCP
 GSO_UDP_SEGMENTS_MAX = 128  # packets, Linux UDP_MAX_SEGMENTS since 6.9 (64 before)
 GSO_SIZE_MIN = 8  # octets of TCP payload a segment, Linux TCP_MIN_GSO_SIZE
-# struct iovecs for the lists of one call: any one segment finds room, and a burst of those that
-# straddle two pieces
-GSO_IOV_MAX = PAYLOAD_PIECES_MAX + 1 + BATCH_SIZE * 3
+# struct iovecs for the lists of a burst of segments: all pieces once, each list's first once more
+# for the segment in front that shares it, and the free one in front of each list
+GSO_IOV_MAX = PAYLOAD_PIECES_MAX + 2 * BATCH_SIZE
 
 IPV4_LENGTH_OFFSET = 2  # octets, RFC 791 3.1
 IPV4_ID_OFFSET = 4
