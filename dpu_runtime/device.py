@@ -205,6 +205,7 @@ class DpuDevice:
             await slot.driver.stop()
         await self._supervisor.request({"do": "del_port", "index": slot.index})
         slot.driver.close()
+        self.shared.devices[slot.index]["xconnect"] = 0
         row = self.shared.ports[slot.index]
         row["kind"] = 0
         row["generation"] += 1
@@ -266,8 +267,19 @@ class DpuDevice:
 
     def _list_ports(self):
         rows = self.shared.ports
+        self._connect_ports()
         up = [s.index for s in self.ports.values() if rows[s.index]["flags"] & layout.PORT_UP]
         mac_table.write_active_ports(self.shared.active_ports, up)
+
+    def _connect_ports(self):
+        """Cross-connect the ports that ask for it, while both are open."""
+        rows = self.shared.ports
+        for slot in self.ports.values():
+            other = self.ports.get(getattr(slot.config, "xconnect", None))
+            both = (
+                other is not None and rows[slot.index]["flags"] & rows[other.index]["flags"] & layout.PORT_UP
+            )
+            self.shared.devices[slot.index]["xconnect"] = other.index + 1 if both else 0
 
     # rules
 

@@ -232,27 +232,32 @@ def _merge(shared, batch, port, count, counters):
 
 
 @glue
-def _send_port(w, shared, batch, port, now):
-    """Policy, tags, offloads and transmit of one port's copies; returns the time."""
+def _send_port(w, shared, batch, port, bare, now):
+    """Policy, tags, offloads and transmit of one port's copies; returns the time.
+
+    With `bare`, a cross-connect's, neither policy nor tags.
+    """
     counters = shared.port_counters[w.number, port]
     drops = shared.drops[w.number]
     kernel_counters = shared.kernel_counters[w.number]
     taken = _take_port(batch, port)
-    allowed = np.int64(
-        filter_egress(
-            batch.meta,
-            batch.order,
-            batch.order_port,
-            taken,
-            shared.acl_egress,
-            w.cache_egress,
-            shared.rule_hits[w.number],
-            drops,
+    count = taken
+    if not bare:
+        allowed = np.int64(
+            filter_egress(
+                batch.meta,
+                batch.order,
+                batch.order_port,
+                taken,
+                shared.acl_egress,
+                w.cache_egress,
+                shared.rule_hits[w.number],
+                drops,
+            )
         )
-    )
-    now = charge(kernel_counters, Stage.ACL_EGRESS, taken, now)
-    count = np.int64(_retag_all(shared, batch, port, allowed, drops))
-    counters[PortCounter.TX_DROPPED] += np.uint64(taken - count)
+        now = charge(kernel_counters, Stage.ACL_EGRESS, taken, now)
+        count = np.int64(_retag_all(shared, batch, port, allowed, drops))
+        counters[PortCounter.TX_DROPPED] += np.uint64(taken - count)
     if _may_merge(shared, batch, count):
         count = _merge(shared, batch, port, count, counters)
     now = charge(kernel_counters, Stage.OFFLOAD, count, now)
@@ -261,11 +266,11 @@ def _send_port(w, shared, batch, port, now):
 
 
 @glue
-def egress(w, shared, batch, n_out, now):
+def egress(w, shared, batch, n_out, bare, now):
     """Send the `n_out` copies the switch made; returns the time."""
     distinct = gather(batch, n_out)
     for k in range(distinct):
-        now = _send_port(w, shared, batch, np.int64(batch.egress_ports[k]), now)
+        now = _send_port(w, shared, batch, np.int64(batch.egress_ports[k]), bare, now)
     return now
 
 

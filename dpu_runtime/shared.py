@@ -64,6 +64,7 @@ class Stage(enum.IntEnum):
     ACL_EGRESS = 5
     OFFLOAD = 6
     TX = 7
+    XCONNECT = 8  # instead of all the others
 
 
 STAGE_COUNT = 16  # room to grow

@@ -151,9 +151,24 @@ def _count_rx_drops(w, shared, meta, count):
             shared.port_counters[w.number, port, PortCounter.RX_DROPPED] += np.uint64(1)
 
 
+@helper
+def _to_port(batch, count, out):
+    """Send every packet of a burst that was not dropped to one port; returns how many."""
+    n_out = 0
+    for i in range(count):
+        if batch.meta[i]["verdict"] != VERDICT_DROP:
+            batch.out_packet[n_out] = i
+            batch.out_port[n_out] = out
+            n_out += 1
+    return np.int64(n_out)
+
+
 @glue
 def pipeline(w, shared, batch, count, now_ticks, now):
-    """Parse, filter, switch and send a burst of `count` received packets; returns the time."""
+    """Parse, filter, switch and send a burst of `count` received packets; returns the time.
+
+    Packets of a port with a cross-connect are only parsed and judged, and go to that port.
+    """
     number = w.number
     drops = shared.drops[number]
     kernel_counters = shared.kernel_counters[number]
@@ -161,39 +176,45 @@ def pipeline(w, shared, batch, count, now_ticks, now):
     parse(batch.headers, batch.meta, count, drops)
     check_vnet(batch.headers, batch.meta, count, drops)
     now = charge(kernel_counters, Stage.PARSE, count, now)
-    admit(batch.meta, count, shared.ports, shared.vlan_allowed, shared.mac, drops)
-    verify_checksums(batch.headers, batch.meta, count, shared.ports, drops)
-    now = charge(kernel_counters, Stage.VERIFY, count, now)
-    filter_ingress(
-        batch.headers,
-        batch.meta,
-        count,
-        shared.acl_ingress,
-        w.cache_ingress,
-        shared.rule_hits[number],
-        drops,
-    )
-    now = charge(kernel_counters, Stage.ACL_INGRESS, count, now)
-    start = np.int64(0)
-    while start < count:
-        start, n_out = switch(
+    out = np.int64(w.io.devices[batch.meta[0]["in_port"]]["xconnect"]) - 1
+    if out < 0:
+        admit(batch.meta, count, shared.ports, shared.vlan_allowed, shared.mac, drops)
+        verify_checksums(batch.headers, batch.meta, count, shared.ports, drops)
+        now = charge(kernel_counters, Stage.VERIFY, count, now)
+        filter_ingress(
             batch.headers,
             batch.meta,
             count,
-            start,
-            shared.ports,
-            shared.vlan_allowed,
-            shared.active_ports,
-            shared.mac,
-            now_ticks,
-            shared.control[Control.MAC_AGEING_TICKS],
-            batch.out_packet,
-            batch.out_port,
-            shared.switch_counters[number],
+            shared.acl_ingress,
+            w.cache_ingress,
+            shared.rule_hits[number],
             drops,
         )
+        now = charge(kernel_counters, Stage.ACL_INGRESS, count, now)
+    start = np.int64(0)
+    while start < count:
+        if out >= 0:
+            n_out = _to_port(batch, count, out)
+            start = count
+        else:
+            start, n_out = switch(
+                batch.headers,
+                batch.meta,
+                count,
+                start,
+                shared.ports,
+                shared.vlan_allowed,
+                shared.active_ports,
+                shared.mac,
+                now_ticks,
+                shared.control[Control.MAC_AGEING_TICKS],
+                batch.out_packet,
+                batch.out_port,
+                shared.switch_counters[number],
+                drops,
+            )
         now = charge(kernel_counters, Stage.SWITCH, n_out, now)
-        now = egress(w, shared, batch, n_out, now)
+        now = egress(w, shared, batch, n_out, out >= 0, now)
     _count_rx_drops(w, shared, batch.meta, count)
     return now
 
@@ -205,6 +226,7 @@ def _serve_queue(w, shared, batch, port, now_ticks):
     kernel_counters = shared.kernel_counters[number]
     started = cycles()
     w.io.rx_queue[0] = number
+    w.io.crossed[0] = 0
     count, error = rx_burst(
         shared.ports[port]["kind"],
         w.io,
@@ -214,18 +236,20 @@ def _serve_queue(w, shared, batch, port, now_ticks):
         shared.port_counters[number, port],
         shared.drops[number],
     )
-    now = cycles()
-    if count > 0:
-        now = charge(kernel_counters, Stage.RX, count, started)
-        now = pipeline(w, shared, batch, count, now_ticks, now)
+    crossed = np.int64(w.io.crossed[0])
+    received = count + crossed
+    if received > 0:
+        now = charge(kernel_counters, Stage.XCONNECT if crossed > 0 else Stage.RX, received, started)
+        if count > 0:
+            now = pipeline(w, shared, batch, count, now_ticks, now)
         state = shared.worker_state[number]
         state[WorkerWord.BURSTS] += np.uint64(1)
-        state[WorkerWord.PACKETS] += np.uint64(count)
+        state[WorkerWord.PACKETS] += np.uint64(received)
         state[WorkerWord.BUSY_CYCLES] += now - started
     rx_done(shared.ports[port]["kind"], w.io, port)
     if error not in (0, EAGAIN):
         _lose_queue(w, shared, port, error)
-    return count, error == 0
+    return received, error == 0
 
 
 @glue

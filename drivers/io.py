@@ -23,6 +23,9 @@ PortIo = namedtuple(
         "fds",  # int32[PORTS_MAX], queue descriptor to send on, negative: none
         "rx_queue",  # uint32[1], queue of the burst at hand, for the choice of the queue to send on
         "next_pair",  # uint16[PORTS_MAX], queue pair of a ring port to look at first
+        "counters",  # uint64[PORTS_MAX, PORT_COUNTER_COUNT], this worker's of every port
+        "crossed",  # uint32[1], packets of the burst at hand that went straight to another port
+        "in_order",  # uint16[BATCH_SIZE], 0, 1, 2, ...
         "arena",  # uint8[ARENA_BYTES], payloads of a burst that had to be copied
         "iov",  # uint64[4], struct iovec[2]
         "pieces",  # uint64[PIECES_MAX, 2], struct iovec: buffers of the burst at hand
@@ -44,7 +47,7 @@ PortIo = namedtuple(
 )
 
 
-def make_io(worker, workers, arena, iov, rings, regions, devices):
+def make_io(worker, workers, counters, arena, iov, rings, regions, devices):
     """Allocate one worker's scratch memory."""
     return PortIo(
         worker=worker,
@@ -52,6 +55,9 @@ def make_io(worker, workers, arena, iov, rings, regions, devices):
         fds=np.full(PORTS_MAX, -1, np.int32),
         rx_queue=np.zeros(1, np.uint32),
         next_pair=np.zeros(PORTS_MAX, np.uint16),
+        counters=counters,
+        crossed=np.zeros(1, np.uint32),
+        in_order=np.arange(BATCH_SIZE, dtype=np.uint16),
         arena=arena,
         iov=iov,
         pieces=np.zeros((PIECES_MAX, 2), np.uint64),

@@ -21,17 +21,18 @@ _NONE = np.int64(Drop.NONE)
 
 
 @helper
-def frame_in(rows, row_bytes, i, m, pieces, first, count, octets, port):
+def frame_in(rows, row_bytes, i, m, pieces, first, count, size, port):
     """Copy the front of a chain into row `i` and leave the rest in the guest's memory.
 
     rows    address of the batch's rows of `row_bytes` octets
-    pieces  uint64[n, 2], the chain is `pieces[first : first + count]`, its octets add up to `octets`
+    pieces  uint64[n, 2], the chain is `pieces[first : first + count]`; they add up to a virtio-net header
+            and a frame of `size` octets
 
     Returns a Drop reason, or Drop.NONE with meta's placement fields written.
     """
-    if octets <= np.uint64(VNET_HDR_BYTES):
+    if size == _0:
         return np.int64(Drop.RUNT)
-    size = octets - np.uint64(VNET_HDR_BYTES)
+    octets = size + np.uint64(VNET_HDR_BYTES)
     if size > np.uint64(FRAME_BYTES_MAX):
         return np.int64(Drop.OVERSIZE)
     in_row = min(octets, np.uint64(FRONT_BYTES))
@@ -108,21 +109,21 @@ def frame_out(row_addr, begin, m, targets, first):
         if m["payload_iov"] == _0:
             copy_memory(to + row_size, m["payload_addr"], payload)
             return
-    at, offset = _scatter(row_addr + begin, row_size, targets, first, _0)
+    at, offset = scatter(row_addr + begin, row_size, targets, first, _0)
     if m["payload_iov"] == _0:
-        _scatter(m["payload_addr"], payload, targets, at, offset)
+        scatter(m["payload_addr"], payload, targets, at, offset)
         return
     piece = np.uint64(m["payload_iov"])
     left = payload
     while left != _0:
         size = min(load_u64(piece + np.uint64(8)), left)
-        at, offset = _scatter(load_u64(piece), size, targets, at, offset)
+        at, offset = scatter(load_u64(piece), size, targets, at, offset)
         left -= size
         piece += _16
 
 
 @helper
-def _scatter(source, size, targets, at, offset):
+def scatter(source, size, targets, at, offset):
     """Copy `size` octets to `targets[at]` from `offset` on; returns where the next octet goes."""
     done = _0
     while done != size:

@@ -77,6 +77,8 @@ DEVICE_DTYPE = np.dtype(
         ("log_bytes", "u8"),
         ("fault", "u4"),  # 1: its memory vanished under a worker (SIGBUS)
         ("connected", "u4"),
+        ("xconnect", "u4"),  # 1 + the port to which everything goes straight, 0: none
+        ("pad", "u4"),
     ],
     align=True,
 )

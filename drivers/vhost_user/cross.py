@@ -1,0 +1,109 @@
+"""Cross-connect: frames of one guest straight into the buffers of another, copied once.
+
+In:   a burst as `take_burst` left it. Out: the frames in the other port's receive ring.
+Not:  frames that owe a checksum or are to be cut: what they claim must be parsed and judged, so a burst
+      with one of them goes through the rows; neither does this look at addresses, rules or VLANs.
+"""
+
+import numpy as np
+
+from drivers.port import PortCounter
+from drivers.vhost_user.exchange import (
+    give_burst,
+    log_targets,
+    publish,
+    receive_ring,
+    reserve_burst,
+    ring_lock,
+)
+from drivers.vhost_user.features import VIRTIO_NET_F_MRG_RXBUF
+from drivers.vhost_user.frames import scatter
+from drivers.vhost_user.ring import ring_cursor, ring_is_packed, ring_quiet
+from kernels.atomic import load_once_u16, store_release_u32, try_lock
+from kernels.drops import Drop
+from kernels.jit import helper
+from kernels.layout import FRAME_BYTES_MAX
+from kernels.memory import address_of, copy_memory, store_u32, store_u64
+from kernels.virtio_net import VNET_HDR_BYTES
+
+_0 = np.uint64(0)
+_1 = np.uint64(1)
+_8 = np.uint64(8)
+_VNET = np.uint64(VNET_HDR_BYTES)
+_NUM_BUFFERS_SHIFT = np.uint64(16)  # of the last four octets of the virtio-net header
+_MRG_RXBUF = np.uint64(1 << VIRTIO_NET_F_MRG_RXBUF)
+
+
+@helper
+def is_plain_burst(io, meta, packets):
+    """Whether no frame of a burst has offload metadata; its header and one octet are in one piece."""
+    for p in range(packets):
+        first = np.int64(meta[p]["payload_addr"])
+        size = np.int64(meta[p]["frame_len"])
+        if size == 0 or size > FRAME_BYTES_MAX or io.pieces[first, 1] <= _VNET:
+            return False
+        if load_once_u16(io.pieces[first, 0]) != 0:  # flags and gso_type
+            return False
+    return True
+
+
+@helper
+def cross_burst(io, out, meta, packets, drops):
+    """Copy the `packets` of a burst to port `out`; what finds no buffer is dropped and counted there."""
+    counters = io.counters[out]
+    number = receive_ring(io, out)
+    if number < 0:
+        drops[Drop.PORT_DOWN] += np.uint64(packets)
+        counters[PortCounter.TX_DROPPED] += np.uint64(packets)
+        return
+    ring = io.rings[out, number]
+    lock = ring_lock(io, out, number)
+    while not try_lock(lock):
+        pass
+    packed = ring_is_packed(ring)
+    begin = ring_cursor(ring)
+    frames, end = reserve_burst(io, out, ring, packed, begin, meta, io.in_order, packets, counters, drops)
+    if frames > 0:
+        octets = _fill(io, ring, meta, frames)
+        give_burst(io, ring, packed, np.int64(io.tx_chains[frames]))
+        if io.devices[out]["log_addr"] != _0:
+            log_targets(io, out, np.int64(io.tx_targets[frames]))
+        ring_quiet(ring, packed)
+        publish(io, out, ring, packed, begin, end, io.tx_sizes[0])
+        counters[PortCounter.TX_PACKETS] += np.uint64(frames)
+        counters[PortCounter.TX_BYTES] += octets
+    counters[PortCounter.TX_CALLS] += _1
+    store_release_u32(lock, _0)
+
+
+@helper
+def _fill(io, ring, meta, frames):
+    mergeable = ring["features"] & _MRG_RXBUF != _0
+    octets = _0
+    for f in range(frames):
+        m = meta[np.int64(io.tx_order[f])]
+        first = np.int64(m["payload_addr"])
+        count = np.int64(m["payload_len"])
+        size = np.uint64(m["frame_len"])
+        target = np.int64(io.tx_targets[f])
+        buffers = np.uint64(io.tx_chains[f + 1] - io.tx_chains[f]) if mergeable else _1
+        if count == 1 and io.targets[target, 1] >= _VNET + size:
+            to = io.targets[target, 0]
+            store_u64(to, _0)
+            store_u32(to + _8, buffers << _NUM_BUFFERS_SHIFT)
+            copy_memory(to + _VNET, io.pieces[first, 0] + _VNET, size)
+        else:
+            _fill_pieces(io, first, count, target, buffers)
+        octets += size
+    return octets
+
+
+@helper
+def _fill_pieces(io, first, count, target, buffers):
+    """Copy a frame in pieces, behind a header of its own, into targets that hold it."""
+    io.iov[0] = _0
+    io.iov[1] = buffers << _NUM_BUFFERS_SHIFT
+    at, offset = scatter(address_of(io.iov), _VNET, io.targets, target, _0)
+    at, offset = scatter(io.pieces[first, 0] + _VNET, io.pieces[first, 1] - _VNET, io.targets, at, offset)
+    for k in range(first + 1, first + count):
+        at, offset = scatter(io.pieces[k, 0], io.pieces[k, 1], io.targets, at, offset)

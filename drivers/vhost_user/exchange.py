@@ -1,0 +1,208 @@
+"""Bursts of descriptor chains: taken from a guest's transmit ring, reserved in another's receive ring.
+
+In:   rings and regions of drivers/io.py. Out: lists of pieces and targets in it, cursors, notifications.
+Not:  octets of frames (frames.py), the ring formats (split.py, packed.py).
+"""
+
+import numpy as np
+
+from drivers.io import PIECES_MAX
+from drivers.libc import write
+from drivers.port import PortCounter
+from drivers.vhost_user.chain import NOTHING
+from drivers.vhost_user.dirty_log import log_write
+from drivers.vhost_user.features import VIRTIO_NET_F_MRG_RXBUF
+from drivers.vhost_user.layout import CHAIN_MAX, FAULT_BUFFER, NO_LOG, RING_DTYPE, RINGS_MAX
+from drivers.vhost_user.ring import (
+    ring_cursor,
+    ring_give,
+    ring_publish,
+    ring_take,
+    ring_waiting,
+    ring_wants_call,
+)
+from kernels.drops import Drop
+from kernels.jit import helper
+from kernels.layout import BATCH_SIZE, BURST_BYTES_MAX
+from kernels.memory import address_of, prefetch, prefetch_write
+from kernels.virtio_net import VNET_HDR_BYTES
+
+_0 = np.uint64(0)
+_1 = np.uint64(1)
+_VNET = np.uint64(VNET_HDR_BYTES)
+_LOCK_OFFSET = np.uint64(RING_DTYPE.fields["lock"][1])
+_RING_BYTES = np.uint64(RING_DTYPE.itemsize)
+_MRG_RXBUF = np.uint64(1 << VIRTIO_NET_F_MRG_RXBUF)
+_LINE = np.uint64(64)
+_LENGTH_MAX = np.uint64(0xFFFF_FFFF)
+
+
+@helper
+def runs(ring):
+    """Whether packets may be taken from a ring or put into it; a disabled one is still emptied."""
+    return ring["configured"] != 0 and ring["started"] != 0 and ring["fault"] == 0
+
+
+@helper
+def take_burst(io, port, ring, packed, meta, drops):
+    """Walk the chains that wait, up to a burst; ask for the memory of each ahead of its use.
+
+    meta[p] gets payload_addr = its first piece, payload_len = how many, frame_len = octets less the
+    virtio-net header, 0 when that is all there is.
+    Returns (chains taken, packets, chains that were no packet).
+    """
+    regions = io.regions[port]
+    n_regions = np.int64(io.devices[port]["regions"])
+    cursor = ring_cursor(ring)
+    waiting = min(ring_waiting(ring, packed, cursor), np.uint64(BATCH_SIZE))
+    taken = np.int64(0)
+    packets = np.int64(0)
+    bad = _0
+    octets = _0
+    first = np.int64(1)
+    while taken < np.int64(waiting) and octets < np.uint64(BURST_BYTES_MAX):
+        io.cursors[taken] = cursor
+        count, size, chain, cursor = ring_take(
+            ring, packed, cursor, regions, n_regions, False, io.pieces, io.target_guest, first
+        )
+        if count == NOTHING:
+            break
+        io.ids[taken] = chain
+        taken += 1
+        if count < 0:
+            drops[-count] += _1
+            bad += _1
+            continue
+        prefetch(io.pieces[first, 0])
+        prefetch(io.pieces[first, 0] + _LINE)
+        m = meta[packets]
+        m["payload_addr"] = first
+        m["payload_len"] = count
+        m["frame_len"] = min(max(size, _VNET) - _VNET, _LENGTH_MAX)
+        packets += 1
+        octets += size
+        first += count + 1
+    io.cursors[taken] = cursor
+    ring["bad_chains"] += bad
+    return taken, packets, bad
+
+
+@helper
+def receive_ring(io, port):
+    """Receive ring of the guest that the burst at hand goes to, -1: none is running.
+
+    Packets of one transmit queue stay together, so they stay in order.
+    """
+    pairs = np.int64(io.devices[port]["pairs"])
+    if pairs == 0:
+        return np.int64(-1)
+    pair = np.int64(io.rx_queue[0])
+    if pair >= pairs:
+        pair = pair % pairs
+    for _ in range(pairs):
+        ring = io.rings[port, 2 * pair]
+        if runs(ring) and ring["enabled"] != 0:
+            return 2 * pair
+        pair += 1
+        if pair == pairs:
+            pair = np.int64(0)
+    return np.int64(-1)
+
+
+@helper
+def reserve_burst(io, port, ring, packed, cursor, meta, order, count, counters, drops):
+    """Find buffers for packets `order[:count]`; returns (frames that have some, cursor behind these).
+
+    Frame f is packet tx_order[f]; its buffers are targets[tx_targets[f] : tx_targets[f + 1]], of chains
+    tx_chains[f] : tx_chains[f + 1].
+    """
+    regions = io.regions[port]
+    n_regions = np.int64(io.devices[port]["regions"])
+    waiting = np.int64(ring_waiting(ring, packed, cursor))
+    mergeable = ring["features"] & _MRG_RXBUF != _0
+    frames = np.int64(0)
+    chains = np.int64(0)
+    targets = np.int64(0)
+    io.tx_targets[0] = 0
+    io.tx_chains[0] = 0
+    for k in range(count):
+        need = _VNET + np.uint64(meta[np.int64(order[k])]["frame_len"])
+        room = _0
+        reason = np.int64(Drop.NONE)
+        at = cursor
+        chain = chains
+        target = targets
+        while room < need:
+            if chain >= waiting or target + CHAIN_MAX > PIECES_MAX:
+                reason = np.int64(Drop.TX_FULL)
+                break
+            if chain > chains and (not mergeable or chain - chains == BATCH_SIZE):
+                reason = np.int64(Drop.RING_BUFFER)
+                break
+            io.tx_cursors[chain] = at
+            found, size, number, at = ring_take(
+                ring, packed, at, regions, n_regions, True, io.targets, io.target_guest, target
+            )
+            if found <= NOTHING:
+                if found < 0:
+                    ring["fault"] = FAULT_BUFFER
+                waiting = chain  # no more than was found so far
+                reason = np.int64(Drop.TX_FULL)
+                break
+            io.tx_ids[chain] = number
+            io.tx_sizes[chain] = min(size, need - room)
+            prefetch_write(io.targets[target, 0])
+            prefetch_write(io.targets[target, 0] + _LINE)
+            room += size
+            chain += 1
+            target += found
+        if reason != Drop.NONE:
+            drops[reason] += _1
+            counters[PortCounter.TX_DROPPED] += _1
+            ring["dropped"] += _1
+            continue
+        cursor = at
+        chains = chain
+        targets = target
+        io.tx_order[frames] = order[k]
+        frames += 1
+        io.tx_chains[frames] = chains
+        io.tx_targets[frames] = targets
+    return frames, cursor
+
+
+@helper
+def give_burst(io, ring, packed, chains):
+    """Prepare to give the reserved chains back, filled."""
+    for k in range(chains):
+        cursor = np.uint64(io.tx_cursors[k])
+        ring_give(ring, packed, cursor, np.uint64(io.tx_ids[k]), io.tx_sizes[k], k == 0)
+
+
+@helper
+def log_targets(io, port, targets):
+    """Mark what was written to a guest's buffers in its dirty log."""
+    device = io.devices[port]
+    for k in range(targets):
+        log_write(device["log_addr"], device["log_bytes"], io.target_guest[k], io.targets[k, 1])
+
+
+@helper
+def publish(io, port, ring, packed, begin, end, written):
+    """Let the driver see what was given back, and call it if it wants to be called."""
+    ring_publish(ring, packed, begin, end, written)
+    device = io.devices[port]
+    if device["log_addr"] != _0 and ring["log"] != np.uint64(NO_LOG):
+        size = np.uint64(ring["size"])
+        log_write(device["log_addr"], device["log_bytes"], ring["log"], np.uint64(16) * size)
+    if ring_wants_call(ring, packed, end) and ring["call_fd"] >= 0:
+        ring["calls"] += _1
+        io.iov[0] = 1
+        write(ring["call_fd"], address_of(io.iov), np.uint64(8))
+
+
+@helper
+def ring_lock(io, port, number):
+    """Address of the lock of a receive ring, which more than one worker may fill."""
+    row = np.uint64(port) * np.uint64(RINGS_MAX) + np.uint64(number)
+    return address_of(io.rings) + row * _RING_BYTES + _LOCK_OFFSET
