@@ -12,11 +12,12 @@ rx_burst, tx_burst     `Packet` objects: numpy views of the octets where they li
 
 A handle is the address of a `struct dpu_buf` (drivers/host/dpu.h); `rows(handles)` are its rows in `bufs`.
 Threads: a queue belongs to one thread at a time; calls let other threads run.
-Lifetime: a packet's octets are its holder's from alloc or rx_burst until tx_burst or free. Views of `memory` and
-`bufs` keep the memory mapped, also after close.
+Lifetime: a packet's octets are its holder's from alloc or rx_burst until tx_burst or free. Views of `memory`
+and `bufs` keep the memory mapped, also after close.
 """
 
 import enum
+import itertools
 import operator
 import time
 
@@ -75,7 +76,7 @@ class DpuError(Exception):
         super().__init__(f"{general}: {text}" if text else general)
 
 
-def open(path, **options):  # noqa: A001  (as in `dpu_runtime.host.open`)
+def open(path, **options):
     """Open the port behind the vhost-user socket `path`; options are those of `struct dpu_options`.
 
     Raises DpuError: nobody listens, or the other side breaks the protocol; TypeError: no such option.
@@ -190,10 +191,10 @@ class Port:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             packet = self._filled(octets, queue, offload)
-            if packet and self._sent(packet, queue):
+            if packet is not None and self._sent(packet, queue):
                 return True
             left = None if end is None else max(0.0, end - time.monotonic())
-            if left == 0.0 or not (self.wait_tx(left, queue) or packet):
+            if left == 0.0 or not self.wait_tx(left, queue):
                 return False
 
     def recv(self, timeout=None, queue=0):
@@ -267,7 +268,7 @@ class Port:
             return None
         for number, piece in enumerate(pieces):
             piece.fill(frame[number * size : (number + 1) * size])
-        for before, after in zip(pieces, pieces[1:], strict=False):
+        for before, after in reversed(list(itertools.pairwise(pieces))):
             before.append(after)
         pieces[0].offload(**offload)
         return pieces[0]

@@ -55,7 +55,7 @@ class Packet:
 
     @property
     def data(self):
-        """Octets of the first piece, uint8[len], in shared memory; valid until the packet is sent or freed."""
+        """Octets of the first piece, uint8[len], in shared memory; valid until it is sent or freed."""
         return self._view(int(self.buf["index"]))
 
     @property

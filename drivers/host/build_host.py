@@ -2,8 +2,8 @@
 
     python -m drivers.host.build_host
 
-Source: cffi documentation, "Main mode of usage". The declarations are those of dpu.h, between its two marks, so
-that there is one place for them. The extension holds the library itself; it needs no libdpu.so.
+Source: cffi documentation, "Main mode of usage". The declarations are those of dpu.h, between its two
+marks, so that there is one place for them. The extension holds the library itself; it needs no libdpu.so.
 Not:    anything when the extension is newer than its sources.
 """
 

@@ -1,8 +1,6 @@
 /* What can be done with one packet: length, copy, checksum, offload fields. Spec: virtio 1.2 5.1.6.2, RFC 1071. */
 #include "ring.h"
 
-#define GSO_OF_IPV4_UFO 3 /* UDP fragmentation, which is never negotiated */
-
 uint32_t dpu_buf_length(const struct dpu_buf *buf) {
     uint32_t length = 0;
     for (; buf; buf = buf->next)
@@ -92,7 +90,7 @@ bool dpu_rx_offload(struct dpu_buf *buf, const struct vnet_hdr *header, uint32_t
     if (type) {
         buf->gso_size = header->gso_size;
         buf->hdr_len = header->hdr_len;
-        if (!buf->gso_size || type == GSO_OF_IPV4_UFO || type > DPU_GSO_UDP)
+        if (!buf->gso_size || (type != DPU_GSO_TCPV4 && type != DPU_GSO_TCPV6 && type != DPU_GSO_UDP))
             return false;
     }
     return true;
