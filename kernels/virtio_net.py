@@ -22,18 +22,21 @@ from kernels.layout import (
     VIRTIO_NET_HDR_GSO_TCPV6,
     VIRTIO_NET_HDR_GSO_UDP_L4,
 )
+from kernels.memory import address_of, load_u16, load_u64, store_u32, store_u64
 from kernels.verdict import drop_packet
 
 VNET_HDR_BYTES = 12  # octets, with num_buffers
-# octets from the start of the header
-FLAGS_OFFSET = 0
-GSO_TYPE_OFFSET = 1
-HDR_LEN_OFFSET = 2
-GSO_SIZE_OFFSET = 4
-CSUM_START_OFFSET = 6
-CSUM_OFFSET_OFFSET = 8
-NUM_BUFFERS_OFFSET = 10
+# bits of its first eight octets and of its last four, both little-endian
+GSO_TYPE_SHIFT = np.uint64(8)
+HDR_LEN_SHIFT = np.uint64(16)
+GSO_SIZE_SHIFT = np.uint64(32)
+CSUM_START_SHIFT = np.uint64(48)
+NUM_BUFFERS_SHIFT = np.uint64(16)
 
+_0 = np.uint64(0)
+_8 = np.uint64(8)
+_LOW8 = np.uint64(0xFF)
+_LOW16 = np.uint64(0xFFFF)
 _TCP = 6
 _UDP = 17
 _SCTP = 132
@@ -41,20 +44,6 @@ _FLAGS_UNKNOWN = 0xFF & ~(VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VA
 _NOT_DATA_VALID = np.uint8(0xFF & ~VIRTIO_NET_HDR_F_DATA_VALID)
 _GSO_KIND_MASK = 0xFF & ~VIRTIO_NET_HDR_GSO_ECN
 _CHECKSUM_BYTES = 2
-
-
-@helper
-def _le16(row, offset):
-    o = np.uint64(offset)
-    return np.uint32(row[o]) | (np.uint32(row[o + np.uint64(1)]) << np.uint32(8))
-
-
-@helper
-def _put_le16(row, offset, value):
-    o = np.uint64(offset)
-    v = np.uint32(value)
-    row[o] = np.uint8(v & np.uint32(0xFF))
-    row[o + np.uint64(1)] = np.uint8((v >> np.uint32(8)) & np.uint32(0xFF))
 
 
 @kernel
@@ -68,18 +57,19 @@ def decode_vnet(headers, meta, count):
     which `check_vnet` drops. DATA_VALID is the device's to say (5.1.6.4), so the attached side's is
     forgotten; a port with PORT_RX_VERIFY sets it anew. Returns count.
     """
+    rows = address_of(headers)
+    row_bytes = np.uint64(headers.shape[1])
     for i in range(count):
-        row = headers[i]
         m = meta[i]
         l2 = np.uint64(m["l2_offset"])
-        at = l2 - np.uint64(VNET_HDR_BYTES)
-        m["offload"] = row[at] & _NOT_DATA_VALID
-        m["gso_type"] = row[at + np.uint64(GSO_TYPE_OFFSET)]
-        m["gso_hdr_len"] = _le16(row, at + np.uint64(HDR_LEN_OFFSET))
-        m["gso_size"] = _le16(row, at + np.uint64(GSO_SIZE_OFFSET))
-        start = np.uint64(_le16(row, at + np.uint64(CSUM_START_OFFSET))) + l2
-        m["csum_start"] = min(start, np.uint64(0xFFFF))
-        m["csum_offset"] = _le16(row, at + np.uint64(CSUM_OFFSET_OFFSET))
+        at = rows + np.uint64(i) * row_bytes + l2 - np.uint64(VNET_HDR_BYTES)
+        word = load_u64(at)
+        m["offload"] = np.uint8(word & _LOW8) & _NOT_DATA_VALID
+        m["gso_type"] = (word >> GSO_TYPE_SHIFT) & _LOW8
+        m["gso_hdr_len"] = (word >> HDR_LEN_SHIFT) & _LOW16
+        m["gso_size"] = (word >> GSO_SIZE_SHIFT) & _LOW16
+        m["csum_start"] = min((word >> CSUM_START_SHIFT) + l2, _LOW16)
+        m["csum_offset"] = load_u16(at + _8)
     return count
 
 
@@ -165,21 +155,23 @@ def check_vnet(headers, meta, count, drops):
 
 
 @helper
-def encode_vnet(row, m):
-    """Write the header of packet `m` in front of its frame in `row`.
+def encode_vnet(row_addr, m, buffers):
+    """Write the header of packet `m` in front of its frame in the row at `row_addr`.
+
+    buffers  num_buffers, how many receive buffers the packet takes; 0 where nobody looks
 
     hdr_len is what this side parsed (5.1.6.2), never what came in.
     """
     l2 = np.uint64(m["l2_offset"])
-    at = l2 - np.uint64(VNET_HDR_BYTES)
-    row[at] = m["offload"]
-    row[at + np.uint64(GSO_TYPE_OFFSET)] = m["gso_type"]
-    owed = m["offload"] & VIRTIO_NET_HDR_F_NEEDS_CSUM
-    gso = m["gso_type"] != VIRTIO_NET_HDR_GSO_NONE
-    _put_le16(row, at + np.uint64(HDR_LEN_OFFSET), np.uint64(m["l5_offset"]) - l2 if gso else np.uint64(0))
-    _put_le16(row, at + np.uint64(GSO_SIZE_OFFSET), m["gso_size"] if gso else 0)
-    _put_le16(
-        row, at + np.uint64(CSUM_START_OFFSET), np.uint64(m["csum_start"]) - l2 if owed else np.uint64(0)
-    )
-    _put_le16(row, at + np.uint64(CSUM_OFFSET_OFFSET), m["csum_offset"] if owed else 0)
-    _put_le16(row, at + np.uint64(NUM_BUFFERS_OFFSET), 0)
+    at = row_addr + l2 - np.uint64(VNET_HDR_BYTES)
+    word = np.uint64(m["offload"])
+    tail = np.uint64(buffers) << NUM_BUFFERS_SHIFT
+    if m["gso_type"] != VIRTIO_NET_HDR_GSO_NONE:
+        word |= np.uint64(m["gso_type"]) << GSO_TYPE_SHIFT
+        word |= (np.uint64(m["l5_offset"]) - l2) << HDR_LEN_SHIFT
+        word |= np.uint64(m["gso_size"]) << GSO_SIZE_SHIFT
+    if m["offload"] & VIRTIO_NET_HDR_F_NEEDS_CSUM:
+        word |= (np.uint64(m["csum_start"]) - l2) << CSUM_START_SHIFT
+        tail |= np.uint64(m["csum_offset"])
+    store_u64(at, word)
+    store_u32(at + _8, tail)

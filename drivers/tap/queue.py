@@ -85,7 +85,7 @@ def tap_tx(fd, headers, meta, order, count, iov, counters, drops):
     for k in range(count):
         i = np.int64(order[k])
         m = meta[i]
-        encode_vnet(headers[i], m)
+        encode_vnet(rows + np.uint64(i * headers.shape[1]), m, 0)
         begin = np.uint64(m["l2_offset"]) - np.uint64(VNET_HDR_BYTES)
         first = address_of(iov)
         parts = np.int32(2) if m["payload_len"] else np.int32(1)

@@ -11,7 +11,7 @@ from kernels.drops import Drop
 from kernels.jit import helper
 from kernels.layout import FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
 from kernels.memory import address_of, copy_memory, load_u64
-from kernels.virtio_net import NUM_BUFFERS_OFFSET, VNET_HDR_BYTES, encode_vnet
+from kernels.virtio_net import VNET_HDR_BYTES
 
 FRONT_BYTES = VNET_HDR_BYTES + HEADER_BYTES  # octets of a buffer that go into the row
 
@@ -75,30 +75,12 @@ def _gather(front, in_row, pieces, first):
 
 
 @helper
-def prepare_vnet(row, m, offloads, buffers):
-    """Write the virtio-net header of a frame that goes to a guest.
-
-    offloads  whether the driver takes offload metadata at all (VIRTIO_NET_F_GUEST_CSUM)
-    buffers   num_buffers; 1 without MRG_RXBUF
-
-    Returns the row offset of the header.
-    """
-    encode_vnet(row, m)
-    begin = np.uint64(m["l2_offset"]) - np.uint64(VNET_HDR_BYTES)
-    if not offloads:
-        row[begin] = 0  # 5.1.6.4: flags are zero without GUEST_CSUM
-    put = np.uint64(buffers)
-    row[begin + np.uint64(NUM_BUFFERS_OFFSET)] = np.uint8(put & np.uint64(0xFF))
-    row[begin + np.uint64(NUM_BUFFERS_OFFSET + 1)] = np.uint8((put >> np.uint64(8)) & np.uint64(0xFF))
-    return begin
-
-
-@helper
-def frame_out(row_addr, begin, m, targets, first):
-    """Copy a frame, its virtio-net header at row offset `begin`, into `targets[first:]`, which hold it.
+def frame_out(row_addr, m, targets, first):
+    """Copy a frame with the virtio-net header in front of it into `targets[first:]`, which hold it.
 
     One target is filled by one copy of the row and one a piece of payload.
     """
+    begin = np.uint64(m["l2_offset"]) - np.uint64(VNET_HDR_BYTES)
     row_size = np.uint64(m["header_end"]) - begin
     payload = np.uint64(m["payload_len"])
     if targets[first, 1] >= row_size + payload:

@@ -21,12 +21,13 @@ from drivers.vhost_user.exchange import (
     take_burst,
 )
 from drivers.vhost_user.features import VIRTIO_NET_F_GUEST_CSUM
-from drivers.vhost_user.frames import frame_in, frame_out, prepare_vnet
+from drivers.vhost_user.frames import frame_in, frame_out
 from drivers.vhost_user.ring import ring_ask_kick, ring_cursor, ring_give, ring_is_packed, ring_quiet
 from kernels.atomic import store_release_u32, try_lock
 from kernels.drops import Drop
 from kernels.jit import helper
 from kernels.memory import address_of
+from kernels.virtio_net import encode_vnet
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)
@@ -172,8 +173,11 @@ def _fill_burst(io, ring, headers, meta, frames):
         i = np.int64(io.tx_order[f])
         m = meta[i]
         buffers = np.int64(io.tx_chains[f + 1]) - np.int64(io.tx_chains[f])
-        begin = prepare_vnet(headers[i], m, offloads, buffers)
-        frame_out(rows + np.uint64(i) * row_bytes, begin, m, io.targets, np.int64(io.tx_targets[f]))
+        row = rows + np.uint64(i) * row_bytes
+        if not offloads:
+            m["offload"] = 0  # 5.1.6.4: flags are zero without GUEST_CSUM
+        encode_vnet(row, m, buffers)
+        frame_out(row, m, io.targets, np.int64(io.tx_targets[f]))
         octets += np.uint64(m["frame_len"])
     return octets
 

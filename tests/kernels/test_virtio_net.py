@@ -17,6 +17,7 @@ from kernels import layout
 from kernels.drops import DROP_REASON_COUNT, Drop
 from kernels.jit import PYTHON_MODE, kernel
 from kernels.layout import HEADER_BYTES, HEADROOM_BYTES
+from kernels.memory import address_of
 from kernels.parse import parse
 from kernels.virtio_net import VNET_HDR_BYTES, check_vnet, decode_vnet, encode_vnet
 from tests.kernels.batches import FILL, Batch
@@ -52,7 +53,7 @@ FRAMES = {name: bytes(frame) for name, frame in FRAMES.items()}
 def encode_all(headers, meta, count):
     """Write the header of each packet."""
     for i in range(count):
-        encode_vnet(headers[i], meta[i])
+        encode_vnet(address_of(headers[i]), meta[i], 0)
     return count
 
 
