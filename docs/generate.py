@@ -78,7 +78,7 @@ def configuration_page():
     for kind in PORT_KINDS:
         name = allowed_text(kind.model_fields["kind"])
         parts += [f'### `kind = "{name}"`\n', kind.__doc__.partition(": ")[2].capitalize() + "\n"]
-        parts.append(model_table(kind, skip=set(PortConfig.model_fields) - {"kind"}))
+        parts.append(model_table(kind, skip=set(PortConfig.model_fields) - set(kind.__annotations__)))
         if "route" in kind.model_fields:
             parts.append("A route (`[[port.route]]`, or `route = [{ to = ..., via = ... }]`):\n")
             parts.append(model_table(RouteConfig))
@@ -113,11 +113,11 @@ def cli_page():
     """docs/cli.md."""
     parser = cli.build_parser()
     parts = [CLI_HEAD]
-    common = [action for action in parser._actions if action.dest in ("json", "socket")]
+    common = [action for action in parser._actions if action.dest in ("json", "daemon_socket")]
     parts.append("Everywhere:\n")
     parts.append("".join(f"- `{_usage(action).strip('[]')}`: {action.help}\n" for action in common))
     for words, command in _commands(parser):
-        actions = [a for a in command._actions if a.dest not in ("json", "socket", "help")]
+        actions = [a for a in command._actions if a.dest not in ("json", "daemon_socket", "help")]
         options = [a for a in actions if a.option_strings]
         places = [a for a in actions if not a.option_strings]
         usage = " ".join([*words, *map(_usage, places), *map(_usage, options)])

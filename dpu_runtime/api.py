@@ -111,7 +111,7 @@ async def _port_add(api, port):
 
 @method("port.del", shapes.PortRef, shapes.Done)
 async def _port_del(api, params):
-    """Delete a port; refused while a rule names it."""
+    """Delete a port; refused while a rule or another port names it."""
     await api.control.del_port(params.name)
     return {"name": params.name}
 

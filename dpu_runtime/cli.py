@@ -25,10 +25,10 @@ EXIT_NO_DAEMON = 3
 def main(argv=None):
     """Run one command line; returns its exit code."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(_alone_if_asked(sys.argv[1:] if argv is None else list(argv)))
     args.json = getattr(args, "json", False)
-    args.given_socket = getattr(args, "socket", None) or os.environ.get("DPU_SOCKET")
-    args.socket = os.path.abspath(args.given_socket or DEFAULT_SOCKET)
+    args.given_socket = getattr(args, "daemon_socket", None) or os.environ.get("DPU_SOCKET")
+    args.daemon_socket = os.path.abspath(args.given_socket or DEFAULT_SOCKET)
     try:
         args.command(args)
         sys.stdout.flush()
@@ -51,6 +51,17 @@ def main(argv=None):
     return EXIT_DONE
 
 
+def vhost_user_main():
+    """`dpu-vhost-user` is `dpu vhost-user`: QEMU and libvirt run a back-end program by one name."""
+    return main(["vhost-user", *sys.argv[1:]])
+
+
+def _alone_if_asked(words):
+    """The command line; with `vhost-user --print-capabilities` "other options should be ignored"."""
+    asked = "vhost-user" in words and "--print-capabilities" in words[words.index("vhost-user") :]
+    return ["vhost-user", "--print-capabilities"] if asked else words
+
+
 def _fail(args, text, code, data=None):
     for line in text.splitlines():
         print(f"dpu: {line}", file=sys.stderr)
@@ -61,10 +72,17 @@ def _fail(args, text, code, data=None):
 
 def build_parser():
     """Make the parser of all commands."""
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("-j", "--json", action="store_true", help="print JSON")
+    json_option = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    json_option.add_argument("-j", "--json", action="store_true", help="print JSON")
+    common = argparse.ArgumentParser(
+        add_help=False, argument_default=argparse.SUPPRESS, parents=[json_option]
+    )
     common.add_argument(
-        "--socket", metavar="PATH", help=f"the daemon's socket; default: $DPU_SOCKET, else {DEFAULT_SOCKET}"
+        "--socket",
+        dest="daemon_socket",
+        metavar="PATH",
+        help=f"the daemon's socket; default: $DPU_SOCKET, else {DEFAULT_SOCKET};"
+        " it goes in front of `port add`, whose own --socket is the port's",
     )
     parser = argparse.ArgumentParser(
         prog="dpu", description="A DPU in software: run it, and steer one that runs.", parents=[common]
@@ -72,9 +90,9 @@ def build_parser():
     parser.add_argument("--version", action="version", version=f"dpu {dpu_runtime.__version__}")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(where, name, command, text):
+    def add(where, name, command, text, options=common):
         sub = where.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common]
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[options]
         )
         sub.set_defaults(command=command)
         return sub
@@ -101,18 +119,19 @@ def build_parser():
     stats.add_argument(
         "--count", type=int, default=1, metavar="N", help="rates to show, 0: no end; default: 1"
     )
-    _add_port_commands(verbs, add)
+    _add_port_commands(verbs, add, json_option)
     _add_rule_commands(verbs, add)
+    _add_vhost_user_command(verbs, add)
     return parser
 
 
-def _add_port_commands(verbs, add):
+def _add_port_commands(verbs, add, json_option):
     noun = verbs.add_parser("port", help="add, delete and show ports").add_subparsers(
         metavar="VERB", required=True
     )
-    port = add(noun, "add", commands.port_add, "add a port")
+    port = add(noun, "add", commands.port_add, "add a port", json_option)
     port.add_argument("name", metavar="NAME")
-    port.add_argument("--kind", required=True, metavar="KIND", help="tap or null")
+    port.add_argument("--kind", required=True, metavar="KIND", help="tap, vhost_user or null")
     port.add_argument("--netns", metavar="NS", help="network namespace: a name, a path, or pid:N")
     port.add_argument("--ifname", metavar="IF", help="name of the interface in the namespace")
     port.add_argument(
@@ -125,22 +144,33 @@ def _add_port_commands(verbs, add):
         metavar=("TO", "VIA"),
         help="route, TO may be default; may repeat",
     )
-    port.add_argument("--mac", metavar="M", help="MAC address of the interface")
+    on = {"action": "store_const", "const": True}
+    port.add_argument("--socket", metavar="PATH", help="Unix socket of a vhost_user port")
+    port.add_argument("--client", **on, help="connect to that socket instead of listening on it")
+    _add_port_options(port)
+    add(noun, "del", commands.port_del, "delete a port").add_argument("name", metavar="NAME")
+    show = add(noun, "show", commands.port_show, "show ports")
+    show.add_argument("name", metavar="NAME", nargs="?", help="one port; default: all")
+
+
+def _add_port_options(port):
+    """Options of ports of every kind, and --xconnect."""
+    on = {"action": "store_const", "const": True}
+    off = {"action": "store_const", "const": False}
+    port.add_argument("--mac", metavar="M", help="MAC address of the attached side")
     port.add_argument("--mtu", type=int, metavar="N", help="largest layer 3 packet in octets")
     port.add_argument("--queues", type=int, metavar="N", help="queue pairs")
     port.add_argument("--vlan", type=int, metavar="N", help="VLAN of untagged packets")
     port.add_argument(
         "--trunk", type=int, action="append", metavar="N", help="VLAN whose tag is taken; may repeat"
     )
-    on = {"action": "store_const", "const": True}
-    off = {"action": "store_const", "const": False}
     port.add_argument("--spoof-check", **on, help="drop packets from other MAC addresses")
     port.add_argument("--verify-checksum", **on, help="verify checksums of packets that come in")
     port.add_argument("--no-offload", dest="offload", **off, help="no checksum and segmentation offload")
     port.add_argument("--no-gro", dest="gro", **off, help="do not merge TCP segments")
-    add(noun, "del", commands.port_del, "delete a port").add_argument("name", metavar="NAME")
-    show = add(noun, "show", commands.port_show, "show ports")
-    show.add_argument("name", metavar="NAME", nargs="?", help="one port; default: all")
+    port.add_argument(
+        "--xconnect", metavar="PORT", help="vhost_user port that all packets go to, past rules and switch"
+    )
 
 
 def _add_rule_commands(verbs, add):
@@ -169,6 +199,24 @@ def _add_rule_commands(verbs, add):
     add(noun, "del", commands.rule_del, "delete a rule").add_argument("name", metavar="NAME")
     show = add(noun, "show", commands.rule_show, "show rules in the order in which they apply")
     show.add_argument("--stats", action="store_true", help="with packets and octets that matched")
+
+
+def _add_vhost_user_command(verbs, add):
+    text = "give the running daemon a vhost_user port for as long as this program runs"
+    program = add(verbs, "vhost-user", commands.vhost_user, text)
+    where = program.add_mutually_exclusive_group(required=True)
+    where.add_argument("--socket-path", metavar="PATH", help="listen on this Unix socket for a front-end")
+    where.add_argument(
+        "--fd",
+        type=int,
+        metavar="FDNUM",
+        help="the front-end's socket, connected or listening, is this descriptor",
+    )
+    where.add_argument(
+        "--print-capabilities", action="store_true", help="print them as JSON and ignore all else"
+    )
+    program.add_argument("--port", dest="name", metavar="NAME", help="name of the port; default: made up")
+    _add_port_options(program)
 
 
 def _positive(text):

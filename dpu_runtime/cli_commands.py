@@ -14,10 +14,11 @@ from dpu_runtime import show
 from dpu_runtime.client import Client
 from dpu_runtime.errors import ConfigError, DaemonError, Problem
 
-PORT_KEYS = (
-    *("name", "kind", "netns", "ifname", "address", "mac", "mtu", "queues", "vlan", "trunk"),
-    *("spoof_check", "verify_checksum", "offload", "gro"),
+COMMON_KEYS = (
+    *("name", "mac", "mtu", "queues", "vlan", "trunk", "spoof_check", "verify_checksum", "offload", "gro"),
+    "xconnect",
 )
+PORT_KEYS = (*COMMON_KEYS, "kind", "netns", "ifname", "address", "socket", "client")
 RULE_KEYS = (
     *("name", "priority", "stage", "in_port", "out_port", "src_mac", "dst_mac", "vlan", "ethertype"),
     *("src", "dst", "proto", "sport", "dport", "tcp_flags", "action"),
@@ -32,7 +33,7 @@ def run(args):
 
     config = load_config(args.config) if args.config else None
     try:
-        daemon.run(config, args.given_socket and args.socket)
+        daemon.run(config, args.given_socket and args.daemon_socket)
     except ApplyError as error:
         raise DaemonError(str(error)) from None
 
@@ -125,6 +126,24 @@ def port_show(args):
         _print(args, _call(args, "port.show"), show.ports)
 
 
+def vhost_user(args):
+    """Be a port's front door, as QEMU and libvirt want it, until told to end."""
+    from dpu_runtime import vhost_program  # noqa: PLC0415  (only this command uses it)
+
+    if args.print_capabilities:
+        print(json.dumps(vhost_program.CAPABILITIES, indent=2))
+        return
+    keys = {"name": f"vhost-user-{os.getpid()}", **_given(args, COMMON_KEYS), "kind": "vhost_user"}
+    frontend = None if args.fd is None else vhost_program.frontend_socket(args.fd)
+    path = args.socket_path and os.path.abspath(args.socket_path)
+    with _connected(args) as client:
+        client.call("status")  # waits for one that starts; a signal in the meantime has nothing to undo
+    text = "port {name} on {socket}" if frontend is None else "port {name}"
+    vhost_program.run(
+        args.daemon_socket, keys, path, frontend, lambda added: _print(args, added, text.format_map)
+    )
+
+
 def rule_add(args):
     """Add a rule."""
     result = _call(args, "rule.add", **_given(args, RULE_KEYS))
@@ -147,7 +166,7 @@ def _call(args, method, **params):
 
 
 def _connected(args):
-    return Client(args.socket, waiting=lambda text: print(f"dpu: {text}", file=sys.stderr, flush=True))
+    return Client(args.daemon_socket, waiting=lambda text: print(f"dpu: {text}", file=sys.stderr, flush=True))
 
 
 def _given(args, keys):
@@ -157,6 +176,6 @@ def _given(args, keys):
 def _print(args, data, text=None):
     """Print data as JSON, or what `text` makes of it: without it, success is silent."""
     if args.json:
-        print(json.dumps(data, indent=2))
+        print(json.dumps(data, indent=2), flush=True)
     elif text:
-        print(text(data))
+        print(text(data), flush=True)

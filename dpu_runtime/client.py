@@ -48,6 +48,10 @@ class Client:
             raise RpcError(error["code"], error["message"], error.get("data"))
         return response["result"]
 
+    def fileno(self):
+        """Readable outside of a call when the daemon has ended the connection."""
+        return self._sock.fileno()
+
     def close(self):
         """End the connection; twice is allowed."""
         self._sock.close()

@@ -183,6 +183,11 @@ class VhostUserPort(PortConfig):
     queues: Annotated[int, Field(ge=1, le=QUEUE_PAIRS_MAX), Allowed(f"1 to {QUEUE_PAIRS_MAX}")] | None = (
         Field(None, description=f"queue pairs offered; default: {QUEUE_PAIRS_MAX}, whatever the workers")
     )
+    xconnect: types.PortName | None = Field(
+        None,
+        description="vhost_user port, may be itself, that everything coming in here goes to as it is:"
+        " no rules, no switch; default: none",
+    )
 
 
 PORT_KINDS = (TapPort, NullPort, VhostUserPort)
@@ -218,6 +223,7 @@ class Config(Model):
             yield ("port",), f"more than {PORTS_MAX} ports", len(self.port)
         names, interfaces, sockets = set(), {}, {}
         workers = len(self.runtime.workers)
+        rings = {port.name for port in self.port if isinstance(port, VhostUserPort)}
         for i, port in enumerate(self.port):
             if port.name in names:
                 yield ("port", i, "name"), "another port has this name", port.name
@@ -229,6 +235,9 @@ class Config(Model):
                 if other != port.name or port.socket == self.runtime.socket:
                     text = f"port {other} has it" if other != port.name else "is the daemon's own"
                     yield ("port", i, "socket"), text, port.socket
+                if port.xconnect is not None and port.xconnect not in rings:
+                    text = f"no such vhost_user port, there are: {', '.join(sorted(rings))}"
+                    yield ("port", i, "xconnect"), text, port.xconnect
             if "ifname" in type(port).model_fields:
                 other = interfaces.setdefault((port.netns, port.ifname), port.name)
                 if other != port.name:

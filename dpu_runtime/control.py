@@ -83,15 +83,16 @@ class Control:
         """Take over a running data plane; `config` is what was saved last. Returns what runs now.
 
         The control process may have died between a step and its saving, so the ports are the
-        device's own, and the rules are set once more.
+        device's own, the rules are set once more, and what names a port that is gone goes too.
         """
         ports = self.device.port_configs()
         names = {None, *(port.name for port in ports)}
         rules = [rule for rule in config.rule if {rule.in_port, rule.out_port} <= names]
         runtime = config.runtime
         await self.device.set_rules(rules, runtime.default_ingress, runtime.default_egress)
-        self.device.open_ports()
         self.running = config.model_copy(update={"port": ports, "rule": rules})
+        whole = [p if _xconnect(p) in names else p.model_copy(update={"xconnect": None}) for p in ports]
+        await self._move(self.running.model_copy(update={"port": whole}))
         return self.running
 
     async def apply(self, wanted, dry_run=False):
@@ -113,12 +114,15 @@ class Control:
             await self._edit(port=[*self.running.port, port], new=f"port[{len(self.running.port)}].")
 
     async def del_port(self, name):
-        """Delete a port. Raises ApplyError when there is none, or a rule names it."""
+        """Delete a port. Raises ApplyError when there is none, or a rule or another port names it."""
         async with self._lock:
             self._named("port", name)
             rules = [r.name for r in self.running.rule if name in (r.in_port, r.out_port)]
             if rules:
                 raise ApplyError(f"port {name!r} is named by rule {', '.join(rules)}")
+            ports = [p.name for p in self.running.port if p.name != name == _xconnect(p)]
+            if ports:
+                raise ApplyError(f"port {name!r} is named by xconnect of port {', '.join(ports)}")
             await self._edit(port=[port for port in self.running.port if port.name != name])
 
     async def add_rule(self, rule):
@@ -212,6 +216,11 @@ class Control:
             log.error(
                 "%s: %s; a later adoption would not know of this change", error.filename, error.strerror
             )
+
+
+def _xconnect(port):
+    """Name of the port that `port` is cross-connected to, None if it is not or cannot be."""
+    return getattr(port, "xconnect", None)
 
 
 def _reason(error):

@@ -8,7 +8,9 @@ RULE_MATCHES = (
     *("in_port", "out_port", "src_mac", "dst_mac", "vlan", "ethertype", "src", "dst", "proto", "sport"),
     *("dport", "tcp_flags"),
 )
+RING_COLUMNS = ("kicks", "calls", "bad_chains", "dropped")
 BITS_PER_OCTET = 8
+LINE_CHARS = 110  # a longer value goes on below itself
 
 
 def table(headers, rows):
@@ -27,9 +29,27 @@ def table(headers, rows):
 
 
 def pairs(data):
-    """`key  value` lines."""
+    """`key  value` lines; sentences in a list have one each."""
     width = max(map(len, data), default=0)
-    return "\n".join(f"{key.ljust(width)}  {_cell(value)}".rstrip() for key, value in data.items())
+    lines = []
+    for key, value in data.items():
+        sentences = isinstance(value, list) and any(" " in str(item) for item in value)
+        texts = [_cell(item) for item in value] if sentences else [_cell(value)]
+        first, *more = [line for text in texts for line in _folded(text, LINE_CHARS - width - 2)]
+        lines.append(f"{key.ljust(width)}  {first}".rstrip())
+        lines += [" " * (width + 2) + line for line in more]
+    return "\n".join(lines)
+
+
+def _folded(text, chars):
+    """Lines of at most `chars`, cut between words where that can be; at least one."""
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > chars:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}" if lines[-1] else word
+    return lines
 
 
 def status(data):
@@ -44,15 +64,33 @@ def ports(views):
     rows = []
     for view in views:
         config = view["config"]
-        at = [config.get(key) for key in ("name", "kind", "netns", "ifname", "mac", "mtu")]
-        rows.append([*at, " ".join(config.get("address", []))])
-    return table(("PORT", "KIND", "NETNS", "INTERFACE", "MAC", "MTU", "ADDRESS"), rows)
+        at = config.get("ifname") or config.get("socket")
+        row = [config["name"], config["kind"], config.get("netns"), at, config["mac"], config["mtu"]]
+        rows.append([*row, " ".join(config.get("address", []))])
+    return table(("PORT", "KIND", "NETNS", "INTERFACE OR SOCKET", "MAC", "MTU", "ADDRESS"), rows)
 
 
 def port(views):
-    """All of one port."""
+    """All of one port; of a vhost_user port also its connection and a line a ring."""
     (view,) = views
-    return pairs({**view["config"], **{f"got.{key}": value for key, value in view["info"].items()}})
+    info = dict(view["info"])
+    connection = dict(info.pop("vhost_user", {}))
+    rings, faults = connection.pop("rings", {}), connection.pop("faults", {})
+    lines = {**view["config"], **_prefixed("got", info), **_prefixed("vhost_user", connection)}
+    return "\n\n".join([pairs(lines), *([_ring_table(rings, faults)] if rings or faults else [])])
+
+
+def _ring_table(rings, faults):
+    headers = ("RING", *(key.upper().replace("_", "-") for key in RING_COLUMNS), "FAULT")
+    rows = [
+        [int(number), *(rings.get(number, {}).get(key) for key in RING_COLUMNS), faults.get(number)]
+        for number in sorted({**rings, **faults}, key=int)
+    ]
+    return table(headers, rows)
+
+
+def _prefixed(prefix, data):
+    return {f"{prefix}.{key}": value for key, value in data.items()}
 
 
 def rules(views):

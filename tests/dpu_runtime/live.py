@@ -112,7 +112,7 @@ class LiveDaemon:
     def cli(self, *words, **options):
         """Run `dpu WORDS` to its end."""
         return subprocess.run(
-            dpu_command(*words, "--socket", self.socket),
+            dpu_command("--socket", self.socket, *words),
             cwd=ROOT,
             env=environment(),
             capture_output=True,

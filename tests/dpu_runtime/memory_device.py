@@ -52,9 +52,13 @@ class MemoryDevice:
         self._called(f"add {port.name}", port.name)
         assert port.name not in self.ports
         for other in self.ports.values():
-            if (other.netns, other.ifname) == (port.netns, port.ifname):
-                raise PortError(port.name, "TUNSETIFF", errno.EBUSY)
+            if self._place(other) == self._place(port):
+                raise PortError(port.name, "open", errno.EBUSY)
         self.ports[port.name] = port
+
+    def _place(self, port):
+        """What only one port can have: an interface, a socket."""
+        return (port.netns, port.ifname) if port.kind == "tap" else getattr(port, "socket", port.name)
 
     def open_ports(self):
         self.open = set(self.ports)

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from dpu_runtime import cli, cli_commands, show
-from dpu_runtime.config import RuleConfig, TapPort
-from dpu_runtime.config_file import load_config
+from dpu_runtime.config import PORT_KINDS, RuleConfig
+from dpu_runtime.config_file import allowed_text, load_config
 from tests.dpu_runtime.daemons import ROOT, in_thread
 
 START_TIME_MS_MAX = 100
@@ -35,7 +35,7 @@ def dpu(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("DPU_SOCKET", raising=False)
 
     def run(*words, socket=f"{tmp_path}/dpu.sock"):
-        code = cli.main([*map(str, words), *(["--socket", socket] if socket else [])])
+        code = cli.main([*(["--socket", socket] if socket else []), *map(str, words)])
         out, errors = capsys.readouterr()
         return code, out, errors
 
@@ -57,6 +57,7 @@ WEB = (
     "--address",
     "10.0.0.2/24",
 )
+VHOST_USER = ("vhost-user", "--socket-path", "/nope/x")
 RULE = ("rule", "add", "--priority", 100, "--action", "drop")
 
 
@@ -67,13 +68,57 @@ def test_ports(dpu):
     code, out, _ = dpu("port", "show")
     assert code == 0
     assert out.splitlines() == [
-        "PORT  KIND  NETNS  INTERFACE  MAC                 MTU  ADDRESS",
-        "web   tap   web    eth0       02:27:2d:17:d9:3e  9000  10.0.0.2/24",
+        "PORT  KIND  NETNS  INTERFACE OR SOCKET  MAC                 MTU  ADDRESS",
+        "web   tap   web    eth0                 02:27:2d:17:d9:3e  9000  10.0.0.2/24",
     ]
     code, out, _ = dpu("port", "show", "web")
     assert "got.queues       1" in out
     assert json.loads(dpu("port", "show", "-j")[1])[0]["config"]["name"] == "web"
     assert dpu("port", "del", "web", "-j") == (0, '{\n  "name": "web"\n}\n', "")
+
+
+def test_vhost_user_ports(dpu):
+    """Behind `port add`, --socket is the port's; in front of it, the daemon's."""
+    vm = ("port", "add", "vm", "--kind", "vhost_user", "--socket", "/run/vm.sock")
+    assert dpu(*vm, "--client", "--queues", 2, "--xconnect", "vm", "--mac", "02:00:00:00:00:09") == (
+        0,
+        "",
+        "",
+    )
+    port = dpu.device.ports["vm"]
+    assert (port.socket, port.client, port.queues, port.xconnect) == ("/run/vm.sock", True, 2, "vm")
+    assert dpu("port", "show")[1].splitlines() == [
+        "PORT  KIND        NETNS  INTERFACE OR SOCKET  MAC                 MTU  ADDRESS",
+        "vm    vhost_user  -      /run/vm.sock         02:00:00:00:00:09  1500",
+    ]
+    other = ("port", "add", "other", "--kind", "vhost_user", "--socket", "/run/other.sock")
+    assert dpu(*other, "--xconnect", "vm") == (0, "", "")
+    assert dpu("port", "del", "vm") == (1, "", "dpu: port 'vm' is named by xconnect of port other\n")
+    assert dpu("port", "del", "other") == (0, "", "")
+    assert dpu("port", "del", "vm") == (0, "", "")
+
+
+def test_a_vhost_user_port_shows_its_connection_and_rings():
+    ring = {"kicks": 3, "calls": 2, "bad_chains": 0, "dropped": 1}
+    connection = {"mode": "server", "connected": True, "features": ["CSUM"] * 30, "driver_mtu": None}
+    connection |= {"rings": {"0": ring, "1": ring}, "faults": {"1": "it lies", "10": "it sleeps"}}
+    info = {"notes": ["a is off", "b is on"], "vhost_user": connection}
+    text = show.port([{"config": {"name": "vm"}, "info": info}])
+    assert text.splitlines() == [
+        "name                   vm",
+        "got.notes              a is off",
+        "                       b is on",
+        "vhost_user.mode        server",
+        "vhost_user.connected   yes",
+        f"vhost_user.features    {' '.join(['CSUM'] * 17)}",
+        f"{' ' * 23}{' '.join(['CSUM'] * 13)}",
+        "vhost_user.driver_mtu  -",
+        "",
+        "RING  KICKS  CALLS  BAD-CHAINS  DROPPED  FAULT",
+        "   0  3      2      0           1        -",
+        "   1  3      2      0           1        it lies",
+        "  10  -      -      -           -        it sleeps",
+    ]
 
 
 def test_rules(dpu):
@@ -96,17 +141,26 @@ def test_rules(dpu):
 
 
 def test_every_key_of_the_models_has_an_option():
-    assert {*cli_commands.PORT_KEYS, "route"} == set(TapPort.model_fields)
+    port_keys = {key for kind in PORT_KINDS for key in kind.model_fields}
+    assert {*cli_commands.PORT_KEYS, "route"} == port_keys
     assert set(cli_commands.RULE_KEYS) == set(RuleConfig.model_fields)
     parser = cli.build_parser()
     port = parser.parse_args(["port", "add", "a", "--kind", "tap"])
     rule = parser.parse_args(["rule", "add", "--priority", "1", "--action", "drop"])
-    assert set(TapPort.model_fields) <= set(vars(port))
+    assert port_keys <= set(vars(port))
     assert set(RuleConfig.model_fields) <= set(vars(rule))
 
 
+def test_help_names_every_kind_of_port(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["port", "add", "--help"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  --kind KIND")]
+    for kind in PORT_KINDS:
+        assert allowed_text(kind.model_fields["kind"]) in line.replace(",", "").split()
+
+
 REFUSED = [
-    (("port", "add", "b", "--kind", "usb"), 'dpu: kind = "usb": allowed: tap, null\n'),
+    (("port", "add", "b", "--kind", "usb"), 'dpu: kind = "usb": allowed: tap, null, vhost_user\n'),
     (
         ("port", "add", "b", "--kind", "tap", "--ifname", "e", "--mtu", 1),
         "dpu: mtu = 1: allowed: 68..65535 octets\n",
@@ -143,6 +197,9 @@ def test_refusals_exit_1_with_the_reason(dpu, words, expected):
         ("port", "add", "a", "--kind", "tap", "--mtu", "x"),
         ("rule", "add", "--priority", "1"),
         ("rule", "add", "--priority", "1", "--action", "deny"),
+        ("vhost-user",),
+        ("vhost-user", "--fd", "x"),
+        ("vhost-user", "--fd", "3", "--socket-path", "/x"),
         ("stats", "--interval", "0"),
         ("apply",),
     ],
@@ -154,7 +211,7 @@ def test_usage_errors_exit_2(words, capsys):
     assert "usage: dpu" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [("status",), WEB, ("stats", "--rate"), ("save", "-"), ("rule", "show")])
+@pytest.mark.parametrize("words", [("status",), WEB, ("stats", "--rate"), ("save", "-"), VHOST_USER])
 def test_no_daemon_exits_3(words, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DPU_SOCKET", str(tmp_path / "none"))
     assert cli.main([str(word) for word in words]) == 3
@@ -258,7 +315,7 @@ def test_run_without_a_good_configuration(tmp_path):
         command("run", "-c", str(path)), cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr == f"dpu: {path}:1: port[0].kind: missing; allowed: tap, null\n"
+    assert run.stderr == f"dpu: {path}:1: port[0].kind: missing; allowed: tap, null, vhost_user\n"
 
 
 def test_closed_pipe_is_no_trace(dpu, tmp_path):

@@ -14,6 +14,7 @@ from dpu_runtime.errors import ConfigError
 from tests.dpu_runtime.configs import config_data, configs
 
 PORT = '[[port]]\nname = "web"\nkind = "tap"\nifname = "eth0"\n'
+RING = '[[port]]\nname = "vm"\nkind = "vhost_user"\nsocket = "/run/vm"\n'
 RULE = '[[rule]]\npriority = 1\naction = "drop"\n'
 CPUS = ", ".join(map(str, machine_cpus()))
 NAME_ALLOWED = "allowed: 1 to 32 of A-Z a-z 0-9 _ . -"
@@ -39,8 +40,8 @@ WRONG = [
     ("port = 3", "f:1: port = 3: allowed: [[port]] tables"),
     ("port = [3]", "f:1: port[0] = 3: allowed: a table"),
     ("runtime = 3", "f:1: runtime = 3: allowed: a table"),
-    ('[[port]]\nname = "a"', "f:1: port[0].kind: missing; allowed: tap, null"),
-    ('[[port]]\nkind = "usb"', 'f:2: port[0].kind = "usb": allowed: tap, null'),
+    ('[[port]]\nname = "a"', "f:1: port[0].kind: missing; allowed: tap, null, vhost_user"),
+    ('[[port]]\nkind = "usb"', 'f:2: port[0].kind = "usb": allowed: tap, null, vhost_user'),
     (PORT.replace('name = "web"\n', ""), f"f:1: port[0].name: missing; {NAME_ALLOWED}"),
     (PORT.replace('ifname = "eth0"\n', ""), f"f:1: port[0].ifname: missing; {IFNAME_ALLOWED}"),
     (
@@ -160,6 +161,43 @@ WRONG = [
     (
         PORT + PORT.replace("web", "db"),
         'f:8: port[1].ifname = "eth0": port web has an interface of this name in the same namespace',
+    ),
+    # vhost_user port
+    (RING.replace('socket = "/run/vm"\n', ""), f"f:1: port[0].socket: missing; {SOCKET_ALLOWED}"),
+    (
+        RING.replace("/run/vm", "vm"),
+        f'f:4: port[0].socket = "vm": not an absolute path; {SOCKET_ALLOWED}',
+    ),
+    (
+        RING.replace("/run/vm", "/" + "x" * 107),
+        f'f:4: port[0].socket = "/{"x" * 75}...: has 108 octets; {SOCKET_ALLOWED}',
+    ),
+    (
+        RING.replace("/run/vm", "/run/dpu/dpu.sock"),
+        'f:4: port[0].socket = "/run/dpu/dpu.sock": is the daemon\'s own',
+    ),
+    (RING + RING.replace('"vm"', '"db"'), 'f:8: port[1].socket = "/run/vm": port vm has it'),
+    (RING + 'client = "yes"', 'f:5: port[0].client = "yes": allowed: true, false'),
+    (RING + "queues = 0", "f:5: port[0].queues = 0: allowed: 1 to 16"),
+    (RING + "queues = 17", "f:5: port[0].queues = 17: allowed: 1 to 16"),
+    (
+        RING + 'ifname = "eth0"',
+        'f:5: port[0].ifname = "eth0": unknown key; allowed: name, kind, mac, mtu, queues, vlan, trunk,'
+        " spoof_check, verify_checksum, offload, gro, socket, client, xconnect",
+    ),
+    (RING + 'xconnect = "a b"', f'f:5: port[0].xconnect = "a b": {NAME_ALLOWED}'),
+    (
+        PORT + RING + 'xconnect = "web"',
+        'f:9: port[1].xconnect = "web": no such vhost_user port, there are: vm',
+    ),
+    (
+        RING + 'xconnect = "vn"',
+        'f:5: port[0].xconnect = "vn": no such vhost_user port, there are: vm',
+    ),
+    (
+        PORT + 'xconnect = "web"',
+        'f:5: port[0].xconnect = "web": unknown key; allowed: name, kind, mac, mtu, queues, vlan, trunk,'
+        " spoof_check, verify_checksum, offload, gro, netns, ifname, address, route",
     ),
     # rule
     ('[[rule]]\naction = "drop"', "f:1: rule[0].priority: missing; allowed: 0..65535"),
@@ -293,6 +331,13 @@ def test_defaults():
     assert int(port.mac[:2], 16) & 3 == 2, "locally administered and unicast"
     assert [rule.name for rule in config.rule] == ["rule-2", "rule-1"]
     assert config.runtime.workers == default_workers()
+
+
+def test_vhost_user_ports_may_have_more_queues_than_workers_and_name_each_other():
+    text = "[runtime]\nworkers = [0]\n" + RING + 'queues = 16\nxconnect = "db"\n'
+    vm, db = parse_config(text + RING.replace("vm", "db") + 'client = true\nxconnect = "vm"\n').port
+    assert (vm.queues, vm.client, vm.xconnect) == (16, False, "db")
+    assert (db.queues, db.client, db.xconnect, db.socket) == (None, True, "vm", "/run/db")
 
 
 def test_derived_mac_never_changes():

@@ -237,3 +237,41 @@ def test_any_failure_leaves_the_first_configuration(first, second, fails_at):
         asyncio.run(control.apply(second))
     assert matches(control)
     assert control.running == first
+
+
+RINGS = {"kind": "vhost_user"}
+
+
+def test_ports_that_name_each_other_come_and_go_together():
+    a, b = ({**RINGS, "name": name, "socket": f"/{name}", "xconnect": other} for name, other in ("ab", "ba"))
+    control = control_with(Config.model_validate({"port": [a, b]}))
+    for name, other in ("ab", "ba"):
+        with pytest.raises(ApplyError, match=f"port '{name}' is named by xconnect of port {other}"):
+            asyncio.run(control.del_port(name))
+    assert matches(control)
+    asyncio.run(control.apply(Config()))
+    assert control.device.ports == {}
+
+
+def test_a_port_may_name_itself_and_go():
+    port = {**RINGS, "name": "a", "socket": "/a", "xconnect": "a"}
+    control = control_with(Config.model_validate({"port": [port]}))
+    asyncio.run(control.del_port("a"))
+    assert control.device.ports == {}
+
+
+@pytest.mark.parametrize("in_place", [(), ("xconnect",)])
+def test_adopted_ports_forget_a_port_that_is_gone(in_place):
+    """The last control process was killed between the steps that took both away."""
+    a, b = ({**RINGS, "name": name, "socket": f"/{name}", "xconnect": other} for name, other in ("ab", "ba"))
+    saved = Config.model_validate({"port": [a, b]})
+    device = MemoryDevice(adopted=True, in_place=in_place)
+    device.preset(saved)
+    device.close_port("b")
+    asyncio.run(device.del_port("b"))
+    control = Control(device, NoState(), RuntimeConfig())
+    asyncio.run(control.adopt(saved))
+    assert matches(control)
+    assert [(port.name, port.xconnect) for port in control.running.port] == [("a", None)]
+    assert device.open == {"a"}
+    asyncio.run(control.del_port("a"))
