@@ -4,7 +4,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup demo test lint format bench libdpu lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -32,9 +32,13 @@ bench: setup ## NAME=kernels: run bench/kernels.py
 		{ echo "make bench NAME=..., one of:" $(sort $(basename $(notdir $(wildcard bench/[a-z]*.py)))); exit 2; }
 	@.venv/bin/python -m bench.$(NAME)
 
+libdpu: setup ## build/libdpu: libdpu.so and dpu.pc, for host programs in C
+	@$(MAKE) --no-print-directory -C drivers/host
+
 lock: setup ## renew requirements.lock from pyproject.toml
 	@scripts/lock
 
 clean: ## remove .venv and what tools left in the checkout
+	rm -f drivers/host/_libdpu.*
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build bench/out *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
