@@ -1,0 +1,106 @@
+"""The DPU with vhost-user ports: bare, connected to each other past the pipeline, or as the switch it is."""
+
+import time
+from pathlib import Path
+
+from dpu_runtime.client import Client
+from examples.dpu_daemon import DpuDaemon
+
+STANDBY_SECONDS_MAX = 240.0  # with an empty cache of machine code
+LOOPED, JOINED, SWITCHED = "looped", "joined", "switched"
+
+_HEAD = """
+[runtime]
+socket = "{folder}/dpu.sock"
+state_dir = "{folder}"
+workers = [{cpu}]
+"""
+_PORT = """
+[[port]]
+name = "host{number}"
+kind = "vhost_user"
+socket = "{socket}"
+"""
+# No packet of a measurement goes to these addresses, of RFC 5737.
+_RULE = """
+[[rule]]
+priority = {priority}
+proto = "tcp"
+dst = "198.51.100.{octet}/32"
+dport = "{port}"
+action = "drop"
+"""
+
+
+class VhostDpu:
+    """A daemon that listens on each of `sockets`, its worker on `cpu`, which forwards as `variant` says.
+
+    variant  LOOPED, JOINED or SWITCHED, for good: a port that is connected otherwise is a new one
+    rules    in force when SWITCHED, none of which matches a packet that is measured
+    env      environment variables for the daemon
+    """
+
+    client_listens = False
+
+    def __init__(self, sockets, cpu, folder, variant, rules=0, env=None):
+        self.sockets = sockets
+        self._cpu = cpu
+        self._folder = Path(folder)
+        self._rules = rules
+        self._variant = variant
+        config = self._folder / "dpu.toml"
+        config.write_text(self._text())
+        self.daemon = DpuDaemon(config, self._folder / "dpu.log", env=env)
+        try:
+            self._wait_for_standby()
+        except BaseException:
+            self.close()
+            raise
+
+    def _text(self):
+        parts = [_HEAD.format(folder=self._folder, cpu=self._cpu)]
+        last = len(self.sockets) - 1
+        for number, path in enumerate(self.sockets):
+            parts.append(_PORT.format(number=number, socket=path))
+            if self._variant != SWITCHED:
+                parts.append(f'xconnect = "host{number if self._variant == LOOPED else last - number}"\n')
+        for n in range(self._rules if self._variant == SWITCHED else 0):
+            parts.append(_RULE.format(priority=n + 1, octet=n % 256, port=1024 + n))
+        return "".join(parts)
+
+    def call(self, method, **params):
+        """Call a method of the API."""
+        with Client(f"{self._folder}/dpu.sock") as client:
+            return client.call(method, **params)
+
+    def _plane(self):
+        return self.call("status")["data_plane"]
+
+    def _wait_for_standby(self):
+        end = time.monotonic() + STANDBY_SECONDS_MAX
+        while self._plane()["standby_pid"] is None:  # its start takes a CPU
+            if time.monotonic() > end:
+                raise RuntimeError("no standby data plane")
+            time.sleep(0.05)
+
+    @property
+    def pids(self):
+        """Processes whose threads forward."""
+        return [self._plane()["data_plane_pid"]]
+
+    def begin(self, variant):
+        """Nothing to do: with packets its worker is awake."""
+        assert variant == self._variant
+
+    def rest(self):
+        """Nothing to do: without packets its worker sleeps."""
+
+    def close(self):
+        """End it; twice is allowed."""
+        self.daemon.stop()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

@@ -1,0 +1,158 @@
+"""bench/vhost_user.py: small; its checks, and that each peer carries packets and leaves nothing."""
+
+import pytest
+
+from bench import vhost_user
+from bench.peers import ovs_dpdk, testpmd
+from bench.peers.hugepages import PAGE_MB, _read, hugepages
+from bench.peers.testpmd import Rate
+
+MEASURE_SECONDS = 0.2
+RULES = 20
+needs_packages = [
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.package("dpdk-dev", "openvswitch-switch-dpdk"),
+    pytest.mark.usefixtures("daemons_as_users_run_them"),
+]
+peers = pytest.mark.parametrize("ports", [1, 2])
+
+
+def marked(test):
+    """`test` with the marks of those that start DPDK programs."""
+    for mark in needs_packages:
+        test = mark(test)
+    return test
+
+
+def test_lost_is_a_part_of_what_was_sent():
+    assert Rate(200.0, 150.0).lost_percent == 25
+    assert Rate(0.0, 0.0).lost_percent == 0
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(vhost_user.shutil, "which", lambda _: None)
+    assert vhost_user.missing_packages() == ["dpdk-dev", "openvswitch-switch-dpdk"]
+    with pytest.raises(RuntimeError, match="apt-get install dpdk-dev openvswitch-switch-dpdk"):
+        vhost_user.run(1)
+
+
+class Scripted:
+    """A client and a switch at once, whose measurements are given."""
+
+    pids = ()
+
+    def __init__(self, *received):
+        self.rates = [Rate(10.0, value) for value in received]
+        self.calls = []
+
+    def rate(self, _seconds):
+        return self.rates.pop(0)
+
+    def __getattr__(self, name):
+        return lambda *args: self.calls.append((name, *args))
+
+
+def contender(scripted):
+    return vhost_user.Contender("scripted", scripted, scripted, "io")
+
+
+def test_a_switch_that_forwards_nothing_fails_and_rests(monkeypatch):
+    monkeypatch.setattr(vhost_user, "WARM_UP_SECONDS", 0)
+    scripted = Scripted(0.0)
+    with pytest.raises(AssertionError, match="scripted: no packet of 64 octets arrived"):
+        vhost_user.measure(contender(scripted), 64, 0)
+    assert scripted.calls[-1] == ("rest",)
+
+
+def test_a_disturbed_measurement_is_taken_again_and_the_best_counts(monkeypatch):
+    stolen = iter([50.0, 20.0, 30.0, 50.0, 1.0])
+    monkeypatch.setattr(vhost_user, "measure", lambda *_: vhost_user.Sample(Rate(1.0, 1.0), next(stolen)))
+    assert vhost_user.measure_undisturbed(None, 64, 1, tries=3).stolen_percent == 20
+    assert vhost_user.measure_undisturbed(None, 64, 1, tries=3).stolen_percent == 1
+
+
+def test_ratios_are_to_what_does_the_same_work(monkeypatch):
+    received = {
+        "testpmd io": 4e6,
+        "OVS-DPDK, bare": 2e6,
+        "OVS-DPDK, rules": 1e6,
+        "DPU, bare": 8e6,
+        "DPU, rules": 3e6,
+    }
+    contenders = [
+        vhost_user.Contender(name, None, name.split(",")[0].split()[0], "", "rules" in name)
+        for name in received
+    ]
+    monkeypatch.setattr(
+        vhost_user,
+        "measure_undisturbed",
+        lambda one, *_: vhost_user.Sample(Rate(2 * received[one.name], received[one.name]), 0.0),
+    )
+    made = {one.name: one for one in vhost_user._compare("t", contenders, 64, 1, 2, [])}
+    ratios = {name.removeprefix("t: "): one.median for name, one in made.items() if one.unit == "x"}
+    assert ratios == {
+        "DPU, bare / testpmd io": 2,
+        "DPU, bare / OVS-DPDK, bare": 4,
+        "DPU, rules / testpmd io": 0.75,
+        "DPU, rules / OVS-DPDK, rules": 3,
+    }
+    assert made["t: DPU, bare"].median == 8
+    assert made["t: DPU, bare, lost"].median == 50
+
+
+@pytest.mark.root
+def test_the_pool_of_huge_pages_is_put_back():
+    before = _read("nr_hugepages")
+    wanted = _read("free_hugepages") + 4
+    with hugepages(wanted * PAGE_MB):
+        assert _read("free_hugepages") >= wanted
+    assert _read("nr_hugepages") == before
+
+
+@marked
+@peers
+def test_testpmd_forwards_what_the_client_sends(socket_dir, ports):
+    sockets = [f"{socket_dir}/{n}.sock" for n in range(ports)]
+    with (
+        hugepages(2 * testpmd.MEMORY_MB + 64),
+        testpmd.BackEnd(sockets, 1) as switch,
+        testpmd.client(sockets, 0) as client,
+    ):
+        for mode in ("io", "macswap"):
+            one = vhost_user.Contender(mode, client, switch, mode)
+            assert vhost_user.measure(one, 1500, MEASURE_SECONDS).rate.received > 1000
+        with pytest.raises(RuntimeError, match="dpdk-testpmd ended"):
+            client.command("quit")
+
+
+@marked
+@peers
+def test_open_vswitch_forwards_what_the_client_sends(socket_dir, ports):
+    sockets = [f"{socket_dir}/{n}.sock" for n in range(ports)]
+    variants = [ovs_dpdk.LOOPED] if ports == 1 else [ovs_dpdk.JOINED, ovs_dpdk.SWITCHED]
+    with (
+        hugepages(testpmd.MEMORY_MB + ovs_dpdk.MEMORY_MB + 64),
+        ovs_dpdk.OvsDpdk(sockets, 1, socket_dir, rules=RULES) as switch,
+        testpmd.client(sockets, 0, listens=True) as client,
+    ):
+        for variant in variants:
+            one = vhost_user.Contender(variant, client, switch, variant)
+            assert vhost_user.measure(one, 64, MEASURE_SECONDS).rate.received > 1000
+        switch.begin(variants[-1])
+        assert switch.flow_count() == {1: 1, 2: RULES + 1}[ports]
+        switch.rest()
+
+
+@marked
+def test_all_of_them_are_measured(monkeypatch):
+    monkeypatch.setattr(vhost_user, "FRAME_OCTETS", (512,))
+    monkeypatch.setattr(vhost_user, "TRIES_MAX", 1)
+    made = {one.name: one for one in vhost_user.run(100, repeats=1, rules=RULES)}
+    bare = ["testpmd io", "testpmd macswap", "OVS-DPDK, bare", "DPU, bare"]
+    full = [f"OVS-DPDK, {RULES} rules", f"DPU, {RULES} rules"]
+    named = [f"loop-back, 512 B: {one}" for one in bare]
+    named += [f"port to port, 512 B: {one}" for one in bare + full]
+    assert {name for name, one in made.items() if one.unit == "Mpps"} == set(named)
+    assert all(made[name].median > 0 for name in named)
+    assert "port to port, 512 B: DPU, 20 rules / OVS-DPDK, 20 rules" in made
