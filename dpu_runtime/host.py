@@ -28,7 +28,21 @@ try:
 except ImportError as error:
     raise ImportError("libdpu is not built: `make setup`, or `python -m drivers.host.build_host`") from error
 
-from dpu_runtime.host_packet import BUF_DTYPE, Packet
+from dpu_runtime.host_packet import BUF_DTYPE, DATA_VALID, NEEDS_CSUM, Packet
+
+__all__ = [
+    "ALL_QUEUES",
+    "BUF_DTYPE",
+    "BURST_MAX",
+    "DATA_VALID",
+    "NEEDS_CSUM",
+    "DpuError",
+    "Error",
+    "Offload",
+    "Packet",
+    "Port",
+    "open",
+]
 
 assert ffi.sizeof("struct dpu_buf") == BUF_DTYPE.itemsize
 

@@ -56,16 +56,25 @@ static int drain(struct dpu_port *port, int burst) {
     return got;
 }
 
-static int send_some(struct dpu_port *port, const uint8_t *frame, uint32_t len, int count) {
+/* Packets that are written and not taken yet. */
+struct batch {
     struct dpu_buf *bufs[BURST_MAX];
-    count = dpu_buf_alloc(port, 0, bufs, count);
-    for (int i = 0; i < count; i++) {
-        memcpy(bufs[i]->data, frame, len);
-        bufs[i]->len = len;
+    int count;
+};
+
+/* Fill the batch up to `burst` packets and send what the ring takes; returns packets, or a code. */
+static int send_some(struct dpu_port *port, struct batch *batch, const uint8_t *frame, uint32_t len, int burst) {
+    int fresh = dpu_buf_alloc(port, 0, batch->bufs + batch->count, burst - batch->count);
+    for (int i = 0; i < fresh; i++) {
+        struct dpu_buf *buf = batch->bufs[batch->count++];
+        memcpy(buf->data, frame, len);
+        buf->len = len;
     }
-    int sent = dpu_tx_burst(port, 0, bufs, count);
-    int taken = sent > 0 ? sent : 0;
-    dpu_buf_free(port, 0, bufs + taken, count - taken);
+    int sent = dpu_tx_burst(port, 0, batch->bufs, batch->count);
+    if (sent > 0) {
+        batch->count -= sent;
+        memmove(batch->bufs, batch->bufs + sent, (size_t)batch->count * sizeof *batch->bufs);
+    }
     return sent;
 }
 
@@ -100,10 +109,11 @@ int main(int argc, char **argv) {
     uint32_t len = (uint32_t)size - 4;
     uint8_t frame[2048];
     make_frame(frame, len);
+    struct batch batch = {.count = 0};
     double start = now(), elapsed = 0;
     for (unsigned round = 0; sent < packets; round++) {
         int count = packets - sent < (unsigned)burst ? (int)(packets - sent) : burst;
-        int took = send_some(port, frame, len, count), got = drain(port, burst);
+        int took = send_some(port, &batch, frame, len, count), got = drain(port, burst);
         if (took < 0 || got < 0) {
             code = took < 0 ? took : got;
             break;

@@ -1,4 +1,4 @@
-"""A DPU that writes nonsense into the rings: the library drops it or ends the connection; no buffer is lost."""
+"""A DPU that writes nonsense into the rings: it is dropped or the connection ends; no buffer is lost."""
 
 import random
 
