@@ -11,7 +11,7 @@
 
 /* Shared words that are read or written as a whole, whatever their declared type. */
 typedef volatile uint16_t shared16 __attribute__((may_alias));
-typedef volatile uint64_t shared64 __attribute__((may_alias));
+typedef volatile uint64_t shared64 __attribute__((may_alias, aligned(4))); /* 2.7: a used ring is aligned to 4 */
 
 static inline void buf_reset(struct dpu_buf *buf) {
     buf->data = buf->base + BUF_FRONT_BYTES;
