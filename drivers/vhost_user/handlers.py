@@ -7,10 +7,10 @@ Not:  GET_VRING_BASE's answer and acknowledgements; `session.py`.
 
 import fcntl
 import os
-from typing import NamedTuple
 
 from drivers.vhost_user import features as f
 from drivers.vhost_user import inflight, ring_check
+from drivers.vhost_user.context import Reply
 from drivers.vhost_user.errors import MessageError
 from drivers.vhost_user.layout import REGIONS_MAX, RING_SIZE_MAX
 from drivers.vhost_user.memory_table import add_region, check_file, remove_region
@@ -28,54 +28,6 @@ STATUS_MAX = 0xFF
 EVENTFD = "anon_inode:[eventfd]"
 # Without VERSION_1 the device is a legacy one, with another header (virtio 1.2 5.1.6.1) that we do not have.
 NEEDS_NO_VERSION_1 = f.mask(f.VHOST_USER_F_PROTOCOL_FEATURES, f.VHOST_F_LOG_ALL)
-
-
-class Offer(NamedTuple):
-    """What a port has to give."""
-
-    features: int
-    protocol_features: int
-    queues: int  # pairs
-    mtu: int
-
-
-class Reply(NamedTuple):
-    """A reply body, with descriptors by token."""
-
-    payload: bytes
-    tokens: tuple[int, ...] = ()
-
-
-class Context(NamedTuple):
-    """What a handler works with; descriptors it takes from `message` get a token."""
-
-    offer: Offer
-    state: object
-    message: object
-    descriptors: object
-
-    def ring(self, number):
-        """Ring by number. Raises MessageError."""
-        if number >= len(self.state.rings):
-            raise MessageError(f"ring {number}: there are {len(self.state.rings)}, 0 and up")
-        return self.state.rings[number]
-
-    def stopped_ring(self, number):
-        """The same, not live. Raises MessageError."""
-        ring = self.ring(number)
-        if ring.live:
-            raise MessageError(f"ring {number} is live; GET_VRING_BASE stops it")
-        return ring
-
-    def need_no_live(self):
-        """Refuse while a ring is live."""
-        for ring in self.state.rings:
-            if ring.live:
-                raise MessageError(f"ring {ring.ring} is live; GET_VRING_BASE stops it")
-
-    def take_tokens(self):
-        """Tokens of the message's descriptors, in order."""
-        return [self.descriptors.add(fd) for fd in self.message.take_fds()]
 
 
 def _beyond(value, offered, what):

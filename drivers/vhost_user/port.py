@@ -13,9 +13,9 @@ import socket
 
 from drivers.port import Kind
 from drivers.vhost_user import QUEUE_PAIRS_MAX, capabilities, endpoint
+from drivers.vhost_user.context import Offer
 from drivers.vhost_user.descriptors import Descriptors
 from drivers.vhost_user.features import PROTOCOL_FEATURES
-from drivers.vhost_user.handlers import Offer
 from drivers.vhost_user.session import Session
 from drivers.vhost_user.state import State
 from drivers.vhost_user.stream import MessageStream, until_readable

@@ -10,8 +10,9 @@ import logging
 from typing import Protocol
 
 from drivers.vhost_user import features as f
+from drivers.vhost_user.context import Context, Reply
 from drivers.vhost_user.errors import FramingError, MessageError, PeerGoneError
-from drivers.vhost_user.handlers import Context, Reply, handle
+from drivers.vhost_user.handlers import handle
 from drivers.vhost_user.messages import (
     NEED_REPLY,
     InflightArea,

@@ -24,3 +24,11 @@ def frontend(served):
     with served.connect() as frontend:
         yield frontend
     served.gone()
+
+
+@pytest.fixture
+def path(socket_dir):
+    """Where a socket may be; no descriptor is left."""
+    before = open_fds()
+    yield str(socket_dir / "vm.sock")
+    assert open_fds() == before

@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import json
 import os
 import socket
 import struct
@@ -226,6 +227,33 @@ class RecordingPlane:
         return next(ring for ring in self.last["rings"] if ring["ring"] == number)
 
 
+class HoldingPlane(RecordingPlane):
+    """Keeps descriptors by token, as the data plane does, so that they outlive the control process."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = {}
+
+    async def apply(self, snapshot, fds):
+        await super().apply(snapshot, fds)
+        for token in self.held.keys() - set(snapshot["fds"]):
+            os.close(self.held.pop(token))
+        for token, fd in zip(snapshot["fds"], fds, strict=True):
+            if token in self.held:
+                assert os.path.sameopenfile(self.held[token], fd), "a token names another descriptor"
+            else:
+                self.held[token] = os.dup(fd)
+
+    def hand_over(self):
+        """What the next control process gets: the snapshot by way of JSON, and copies."""
+        snapshot = json.loads(json.dumps(self.last))
+        return snapshot, [os.dup(self.held[token]) for token in snapshot["fds"]]
+
+    def close(self):
+        for fd in self.held.values():
+            os.close(fd)
+
+
 class Served:
     """A port at work, its loop in a thread of its own."""
 
@@ -235,6 +263,11 @@ class Served:
         self._opened = opened
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def share_loop(self, other):
+        """Work in the loop of another one, which begins before and ends after this one."""
+        self._loop.close()
+        self._loop, self._thread = other._loop, None
 
     def call(self, coroutine):
         """Result of a coroutine in the port's loop."""
@@ -247,7 +280,8 @@ class Served:
     def __enter__(self):
         if not self._opened:
             self.port.open()
-        self._thread.start()
+        if self._thread:
+            self._thread.start()
         self.call(self.port.start(self.plane))
         return self
 
@@ -260,15 +294,30 @@ class Served:
     def leave(self):
         """Stop serving; as when a process ends, nothing is told to anybody."""
         self.call(self.port.stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(TIMEOUT_S)
-        self._loop.close()
+        if self._thread:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(TIMEOUT_S)
+            self._loop.close()
 
     def connect(self):
         """A new front-end."""
         return Frontend(self.port.path)
 
-    def gone(self):
-        """Wait until nobody is connected, and nothing of the last connection is left."""
-        wait_for(lambda: self.plane.connections[-1:] == [False] and self.plane.last["socket"] is None)
+    def gone(self, times=1):
+        """Wait until nobody is connected, for at least so many times, and nothing of it is left."""
+
+        def nobody():
+            said = self.plane.connections
+            return said[-1:] == [False] and said.count(False) >= times and self.plane.last["socket"] is None
+
+        wait_for(nobody)
         self.settle()
+
+
+def listen(path):
+    """A front-end's listening socket, for a port in client mode."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(10)
+    sock.bind(path)
+    sock.listen()
+    return sock

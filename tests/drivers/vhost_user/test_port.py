@@ -16,10 +16,10 @@ from drivers.vhost_user.messages import HEADER, Request
 from drivers.vhost_user.port import HANGUP_GRACE_S, VhostUserPort
 from tests.conventions import imports_of
 from tests.drivers.vhost_user.raw_frontend import (
-    FEATURES,
     Frontend,
-    RecordingPlane,
+    HoldingPlane,
     Served,
+    listen,
     open_fds,
     single,
     state,
@@ -28,40 +28,6 @@ from tests.drivers.vhost_user.raw_frontend import (
 )
 
 R = Request
-
-
-class HoldingPlane(RecordingPlane):
-    """Keeps descriptors by token, as the data plane does, so that they outlive the control process."""
-
-    def __init__(self):
-        super().__init__()
-        self.held = {}
-
-    async def apply(self, snapshot, fds):
-        await super().apply(snapshot, fds)
-        for token in self.held.keys() - set(snapshot["fds"]):
-            os.close(self.held.pop(token))
-        for token, fd in zip(snapshot["fds"], fds, strict=True):
-            if token in self.held:
-                assert os.path.sameopenfile(self.held[token], fd), "a token names another descriptor"
-            else:
-                self.held[token] = os.dup(fd)
-
-    def hand_over(self):
-        """What the next control process gets: the snapshot by way of JSON, and copies."""
-        snapshot = json.loads(json.dumps(self.last))
-        return snapshot, [os.dup(self.held[token]) for token in snapshot["fds"]]
-
-    def close(self):
-        for fd in self.held.values():
-            os.close(fd)
-
-
-@pytest.fixture
-def path(socket_dir):
-    before = open_fds()
-    yield str(socket_dir / "vm.sock")
-    assert open_fds() == before
 
 
 def refused(path, **kwargs):
@@ -163,11 +129,8 @@ def test_a_front_end_may_come_back_at_once(served):
 
 def test_a_stalled_front_end_holds_up_nobody(served, socket_dir):
     other = Served(VhostUserPort("other", str(socket_dir / "other.sock")))
-    other._loop, loop = served._loop, other._loop
-    loop.close()
-    other.port.open()
-    other.call(other.port.start(other.plane))
-    with served.connect() as stalled, served.connect() as waiting, other.connect() as frontend:
+    other.share_loop(served)
+    with other, served.connect() as stalled, served.connect() as waiting, other.connect() as frontend:
         stalled.send_raw(HEADER.pack(R.SET_FEATURES, 1, 8) + b"123")
         frontend.start()
         stalled.send_raw(b"45678" + HEADER.pack(R.GET_FEATURES, 1, 0)[:1])
@@ -182,9 +145,6 @@ def test_a_stalled_front_end_holds_up_nobody(served, socket_dir):
         for _ in range(100):
             frontend.ok(R.SET_OWNER)
         assert time.monotonic() - began < 2
-    other.gone()
-    other.call(other.port.stop())
-    other.port.close()
 
 
 def test_one_that_is_never_silent_holds_up_nobody(served, socket_dir):
@@ -225,14 +185,6 @@ def test_hanging_up_needs_no_data_plane(path):
 
 
 # client mode
-
-
-def listen(path):
-    sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(10)
-    sock.bind(path)
-    sock.listen()
-    return sock
 
 
 def test_a_client_waits_for_its_front_end_and_comes_back(path, caplog):
@@ -282,70 +234,6 @@ def test_a_full_backlog_is_not_waited_for(path):
             listener.accept()[0].close()
             wait_for(lambda: served.plane.connections[:2] == [True, False])
     os.unlink(path)
-
-
-# another control process
-
-
-def successor(plane, path, **kwargs):
-    """A port of the next control process, given what the data plane has."""
-    port = VhostUserPort("vm", path, **kwargs)
-    port.adopt(*plane.hand_over())
-    return port
-
-
-@pytest.mark.parametrize("client", [False, True])
-def test_the_next_control_process_goes_on_with_the_connection(path, client):
-    plane = HoldingPlane()
-    listener = listen(path) if client else None
-    first = Served(VhostUserPort("vm", path, client=client), plane)
-    first.__enter__()
-    frontend = Frontend(sock=listener.accept()[0]) if client else first.connect()
-    frontend.start()
-    frontend.ok(R.SET_STATUS, u64(7))
-    before, tokens = plane.last, set(plane.last["fds"])
-    first.leave()
-    frontend.send(R.SET_VRING_ENABLE, state(0, 0), flags=9)  # said to nobody, and waits
-    with Served(successor(plane, path, client=client), plane, opened=True) as second:
-        assert frontend.receive()[2] == u64(0)
-        assert not plane.ring(0)["enabled"] and plane.ring(1)["enabled"]
-        assert plane.ring(0)["serial"] == 1
-        assert {key: before[key] for key in ("fds", "regions", "features")}.items() <= plane.last.items()
-        assert frontend.ask_u64(R.GET_STATUS) == 7
-        assert second.port.info()["peer_pid"] == os.getpid()
-        frontend.ok(R.ADD_MEM_REG, single(0, 4096, 0), [frontend.memory()])
-        assert min(set(plane.last["fds"]) - tokens) > max(tokens)  # no token is given twice
-        assert plane.features[-1] == FEATURES and plane.connections[-1]
-        frontend.__exit__()
-        wait_for(lambda: plane.connections.count(False) == 1)
-        frontend = Frontend(sock=listener.accept()[0]) if client else second.connect()
-        with frontend:
-            frontend.start()
-            assert plane.ring(0)["serial"] == 2
-        wait_for(lambda: plane.connections.count(False) == 2)
-        assert second.port.info()["connections"] >= 2
-    plane.close()
-    first.port._descriptors.keep([])
-    assert os.path.exists(path) == client  # a server's file goes with the second: the first was gone by then
-    if client:
-        listener.close()
-        os.unlink(path)
-
-
-def test_tokens_that_only_the_data_plane_knows_are_not_given_again(path):
-    plane = HoldingPlane()
-    with Served(VhostUserPort("vm", path), plane) as first:
-        first.call(plane.apply(*first.port.snapshot()))
-        snapshot, fds = plane.hand_over()
-        stray = os.dup(0)
-        snapshot["fds"].append(50)
-        port = VhostUserPort("vm", path)
-        port.adopt(snapshot, [*fds, stray])
-        assert port.snapshot()[0]["notes"]["next_token"] == 51
-        assert len(port.snapshot()[1]) == 1  # nothing is kept that nothing names
-        first.leave()
-        port.close()
-    plane.close()
 
 
 # what there is to see
