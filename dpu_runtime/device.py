@@ -157,6 +157,7 @@ class DpuDevice:
                 await asyncio.to_thread(wire_interface, port)
             base = self.shared.port_counters[: len(self._cpus), index].sum(axis=0).tolist()
             self.shared.port_errors[index] = 0
+            self.shared.rings[index]["serial"] = 0  # cursors of an earlier port there are nobody's
             self._write_port(index, port, driver)
             plane = self._make_plane(port.name, index, port, driver)
             what = "add_ring_port" if plane else "add_port"
