@@ -19,6 +19,7 @@ _PUBLIC = {
     "RuleConfig": "dpu_runtime.config",
     "RuntimeConfig": "dpu_runtime.config",
     "TapPort": "dpu_runtime.config",
+    "VhostUserPort": "dpu_runtime.config",
     "load_config": "dpu_runtime.config_file",
     "parse_config": "dpu_runtime.config_file",
 }
