@@ -216,3 +216,49 @@ def test_usage(tmp_path):
         3,
         f"dpu: no daemon on {tmp_path}/none: No such file or directory\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--socket", "vm.sock"), 'dpu: socket = "vm.sock": not an absolute path'),
+        (("--socket", f"/{'x' * 107}"), "has 108 octets; allowed: an absolute path of at most 107 octets"),
+        (("--socket", "{folder}/file"), "dpu: port 'x': bind {folder}/file: it exists, and is no socket"),
+        (("--socket", "{folder}"), "dpu: port 'x': bind {folder}: it exists, and is no socket"),
+        (("--socket", "{folder}/live"), "dpu: port 'x': bind {folder}/live: somebody listens on it"),
+        (("--socket", "{folder}/none/s"), "dpu: port 'x': bind {folder}/none/s: No such file or directory"),
+        (("--socket", "{folder}/file/s"), "dpu: port 'x': stat {folder}/file/s: Not a directory"),
+        (("--socket", "{folder}/vm"), "port vm has it"),
+        (("--socket", "{folder}/vm", "--client"), "port vm has it"),
+        (("--socket", "{daemon}"), "is the daemon's own"),
+        (("--client",), "dpu: socket: missing; allowed: an absolute path of at most 107 octets"),
+        (("--socket", "{folder}/s", "--client", "--ifname", "eth0"), 'dpu: ifname = "eth0": unknown key'),
+        (("--socket", "{folder}/s", "--queues", "0"), "dpu: queues = 0: allowed: 1 to 16"),
+        (("--socket", "{folder}/s", "--queues", "17"), "dpu: queues = 17: allowed: 1 to 16"),
+        (("--socket", "{folder}/s", "--xconnect", "a"), "no such vhost_user port, there are: vm, x"),
+    ],
+)
+def test_vhost_user_port_add_is_refused(dpu, socket_dir, words, text):
+    a = dpu.container("a")
+    dpu.call("port.add", name="vm", kind="vhost_user", socket=f"{socket_dir}/vm")
+    (socket_dir / "file").touch()
+    fill = {"folder": socket_dir, "daemon": dpu.socket}
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(f"{socket_dir}/live")
+        live.listen()
+        before = everything(dpu, a), sorted(socket_dir.iterdir())
+        words = [word.format(**fill) for word in words]
+        done = dpu.cli("port", "add", "x", "--kind", "vhost_user", *words)
+        assert done.returncode == 1, done.stderr
+        assert text.format(**fill) in done.stderr
+        assert "Traceback" not in done.stderr
+        assert (everything(dpu, a), sorted(socket_dir.iterdir())) == before
+
+
+def test_a_port_that_another_names_stays(dpu, socket_dir):
+    for name in ("vm", "other"):
+        words = ("--kind", "vhost_user", "--socket", f"{socket_dir}/{name}", "--xconnect", "vm")
+        assert dpu.cli("port", "add", name, *words).returncode == 0
+    done = dpu.cli("port", "del", "vm")
+    assert (done.returncode, done.stderr) == (1, "dpu: port 'vm' is named by xconnect of port other\n")
+    assert len(dpu.call("port.show")) == 2
