@@ -83,25 +83,33 @@ class Guest:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        try:
+            self._shell = self._connect()
+        except GuestError:
+            self.close()
+            raise
 
     @property
     def _shell_path(self):
         return self.folder / "shell.sock"
 
+    def _connect(self):
+        """Take the serial port, before the guest writes to it: what nobody takes is lost."""
+        end = time.monotonic() + BOOT_TIMEOUT_S
+        while True:
+            self._check(end, "start")
+            shell = socket.socket(socket.AF_UNIX)
+            try:
+                shell.connect(str(self._shell_path))
+                return shell
+            except OSError:  # QEMU has not made it yet
+                shell.close()
+                time.sleep(0.02)
+
     def ready(self, timeout_s=BOOT_TIMEOUT_S):
         """Wait until it takes commands; returns itself."""
-        end = time.monotonic() + timeout_s
         try:
-            while self._shell is None:
-                self._check(end, "boot")
-                shell = socket.socket(socket.AF_UNIX)
-                try:
-                    shell.connect(str(self._shell_path))
-                    self._shell = shell
-                except OSError:  # QEMU has not made it yet
-                    shell.close()
-                    time.sleep(0.05)
-            self._answer(end, "boot")
+            self._answer(time.monotonic() + timeout_s, "boot")
         except GuestError:
             self.close()
             raise
