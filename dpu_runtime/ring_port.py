@@ -5,9 +5,8 @@ It is the `Plane` of drivers/vhost_user/session.py.
 
 import logging
 
-from drivers.vhost_user.backend import ring_base
 from drivers.vhost_user.features import VIRTIO_F_RING_PACKED
-from drivers.vhost_user.layout import FAULT_NONE, FAULT_TEXT
+from drivers.vhost_user.layout import FAULT_NONE, FAULT_TEXT, ring_base
 
 log = logging.getLogger("dpu.device")
 
@@ -46,9 +45,9 @@ class RingPlane:
         self._told.clear()
         self._changed()
 
-    def memory_lost(self):
-        """Whether the guest took away memory that it had shared."""
-        return bool(self._shared.devices[self.index]["fault"])
+    def fatal(self):
+        """Why the connection is to be closed, None: it is not."""
+        return FAULT_TEXT.get(int(self._shared.devices[self.index]["fault"]))
 
     def faults(self):
         """Rings that were stopped for what their driver did: {ring: text}."""

@@ -24,6 +24,7 @@ PortIo = namedtuple(
         "rx_queue",  # uint32[1], queue of the burst at hand, for the choice of the queue to send on
         "next_pair",  # uint16[PORTS_MAX], queue pair of a ring port to look at first
         "counters",  # uint64[PORTS_MAX, PORT_COUNTER_COUNT], this worker's of every port
+        "calling",  # int64[1], 1 + the eventfd of a driver that the worker writes to just now, 0: none
         "crossed",  # uint32[1], packets of the burst at hand that went straight to another port
         "in_order",  # uint16[BATCH_SIZE], 0, 1, 2, ...
         "arena",  # uint8[ARENA_BYTES], payloads of a burst that had to be copied
@@ -54,8 +55,9 @@ def make_io(worker, workers, counters, arena, iov, rings, regions, devices):
         workers=workers,
         fds=np.full(PORTS_MAX, -1, np.int32),
         rx_queue=np.zeros(1, np.uint32),
-        next_pair=np.zeros(PORTS_MAX, np.uint16),
+        next_pair=np.full(PORTS_MAX, worker, np.uint16),
         counters=counters,
+        calling=np.zeros(1, np.int64),
         crossed=np.zeros(1, np.uint32),
         in_order=np.arange(BATCH_SIZE, dtype=np.uint16),
         arena=arena,

@@ -16,6 +16,7 @@ from kernels.memory import _loader, _storer
 if not PYTHON_MODE:
     from llvmlite import ir
     from numba import types
+    from numba.core import cgutils
 
 
 def _ordered_loader(bits, ordering, python):
@@ -49,6 +50,7 @@ _python_load_u32 = _loader(32, np.uint32, ctypes.c_uint32)
 _python_load_u64 = _loader(64, np.uint64, ctypes.c_uint64)
 _python_store_u16 = _storer(16, ctypes.c_uint16)
 _python_store_u32 = _storer(32, ctypes.c_uint32)
+_python_store_u64 = _storer(64, ctypes.c_uint64)
 
 load_once_u16 = _ordered_loader(16, "monotonic", _python_load_u16)
 load_once_u32 = _ordered_loader(32, "monotonic", _python_load_u32)
@@ -57,21 +59,27 @@ load_acquire_u16 = _ordered_loader(16, "acquire", _python_load_u16)
 load_acquire_u32 = _ordered_loader(32, "acquire", _python_load_u32)
 store_release_u16 = _ordered_storer(16, "release", _python_store_u16)
 store_release_u32 = _ordered_storer(32, "release", _python_store_u32)
+store_release_u64 = _ordered_storer(64, "release", _python_store_u64)
 
 
 def _py_fence():
     pass
 
 
-@primitive(_py_fence)
-def fence(typingctx):
-    """Order all that was written before against all that is read after (a full barrier)."""
+def _fence(ordering):
+    @primitive(_py_fence)
+    def barrier(typingctx):
+        def codegen(context, builder, signature, args):
+            builder.fence(ordering)
+            return context.get_dummy_value()
 
-    def codegen(context, builder, signature, args):
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
+        return types.void(), codegen
 
-    return types.void(), codegen
+    return barrier
+
+
+fence = _fence("seq_cst")  # all that was written before, against all that is read after (a full barrier)
+fence_release = _fence("release")  # what was read and written before, against what is written after
 
 
 def _py_try_lock(addr):
@@ -93,3 +101,20 @@ def try_lock(typingctx, addr):
         return builder.extract_value(result, 1)
 
     return types.boolean(types.uint64), codegen
+
+
+def _py_pause():
+    pass
+
+
+@primitive(_py_pause)
+def pause(typingctx):
+    """Tell the CPU that this is a loop of waiting: some tens of cycles in which it disturbs nobody."""
+
+    def codegen(context, builder, signature, args):
+        function_type = ir.FunctionType(ir.VoidType(), [])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.x86.sse2.pause")
+        builder.call(function, [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen

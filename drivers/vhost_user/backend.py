@@ -7,9 +7,10 @@ Not:  packets; the workers go on while a snapshot is applied.
 Memory and descriptors that a snapshot names no more are given up only when every worker has passed.
 """
 
-import ctypes
+import contextlib
 import os
 
+from drivers.vhost_user import recovery
 from drivers.vhost_user.features import VIRTIO_F_RING_PACKED
 from drivers.vhost_user.inflight import queue_bytes
 from drivers.vhost_user.layout import (
@@ -19,10 +20,8 @@ from drivers.vhost_user.layout import (
     REGION_SIZE,
     RINGS_MAX,
 )
-from drivers.vhost_user.packed import DESC_F_AVAIL, DESC_F_USED, EVENT_FLAGS_DISABLE
 
 NOTHING_SET_UP = {"features": 0, "regions": [], "log": None, "inflight": None, "rings": [], "fds": []}
-USED_INDEX_OFFSET = 2  # octets into the used ring, and the available ring's index too
 
 
 class Backend:
@@ -49,6 +48,7 @@ class Backend:
         self._mapped = {}  # (token, offset, size) -> address
         self._kicks = {}  # ring -> descriptor in a worker's epoll set
         self._running = {}  # ring -> what it was set up from
+        self._named = None  # regions and log as the device's row has them
         for row in self._rings:  # of the process before
             row["configured"] = 0
             row["lock"] = 0
@@ -57,6 +57,10 @@ class Backend:
     def fds(self):
         """Descriptors of the snapshot in force, in its order: for the next control process."""
         return [self._fds[token] for token in self.snapshot["fds"]]
+
+    def calls_on(self, fd):
+        """Whether a ring's driver is called by this descriptor."""
+        return any(row["call_fd"] == fd for row in self._rings if row["configured"])
 
     def apply(self, snapshot, fds):
         """Make the port so; `fds` are ours from now on. Raises ValueError or OSError: nothing has changed."""
@@ -79,7 +83,11 @@ class Backend:
             self._drop_fds(added)
             raise
         self._mapped = addresses
-        self._stop([n for n, plan in self._running.items() if plan != wanted.get(n)])
+        stopped = [n for n, plan in self._running.items() if plan != wanted.get(n)]
+        self._stop(stopped)
+        for ring in snapshot["rings"]:
+            if ring["ring"] in stopped and not ring["live"]:
+                recovery.forget(self._rings[ring["ring"]])
         self.snapshot = snapshot
         self._write_device(snapshot)
         for number, plan in wanted.items():
@@ -112,19 +120,24 @@ class Backend:
             os.close(self._fds.pop(token))
 
     def _write_device(self, snapshot):
-        """Name the regions and the log. Only rings that run look at them, and these have the same."""
+        """Name the regions and the log, unless they are the same: rings that run look at them."""
+        places = [(*row[:2], self._mapped[row[4], row[3], row[1]]) for row in snapshot["regions"]]
+        log = snapshot["log"]
+        log = (self._mapped[tuple(log)], log[2]) if log else (0, 0)
+        if (places, log) == self._named:
+            return
+        self._named = places, log
         self._device["regions"] = 0
-        for row, (guest, size, _, offset, token) in zip(self._regions, snapshot["regions"], strict=False):
+        for row, (guest, size, address) in zip(self._regions, places, strict=False):
             row[REGION_SIZE] = 0
             row[REGION_GUEST] = guest
-            row[REGION_LOCAL] = self._mapped[token, offset, size]
+            row[REGION_LOCAL] = address
             row[REGION_SIZE] = size
-        self._device["regions"] = len(snapshot["regions"])
-        log = snapshot["log"]
+        self._device["regions"] = len(places)
         self._device["fault"] = 0
         self._device["log_addr"] = 0
-        self._device["log_bytes"] = log[2] if log else 0
-        self._device["log_addr"] = self._mapped[tuple(log)] if log else 0
+        self._device["log_bytes"] = log[1]
+        self._device["log_addr"] = log[0]
 
     def _stop(self, numbers):
         """Stop rings; returns when no worker works on them."""
@@ -153,14 +166,16 @@ class Backend:
         resumed = row["serial"] == ring["serial"]
         if not resumed:
             row["serial"] = ring["serial"]
-            _set_cursor(row, ring["base"], plan.packed)
+            row["next"] = row["pending"] = ring["base"] & 0xFFFF
             row["started"] = 0
         row["lock"] = row["fault"] = row["quiet"] = row["signalled_valid"] = 0
-        pending = plan.recover(row)
-        if pending or ring["kick"] is None:
+        asked_for_silence = recovery.recover(row, plan.packed, resumed, number % 2 == 0)
+        if asked_for_silence or ring["kick"] is None:
             row["started"] = 1
         self._running[number] = plan
         row["configured"] = 1
+        if resumed and row["call_fd"] >= 0:
+            _call(row)  # the process before may have died between giving chains back and saying so
         if ring["kick"] is not None:
             kick = self._kicks[number] = self._fds[ring["kick"]]
             self._add_kick(number, kick)
@@ -175,6 +190,12 @@ class Backend:
         for area in unused:
             self._guard.unmap(self._mapped.pop(area))
         self._drop_fds(tokens)
+
+
+def _call(row):
+    with contextlib.suppress(BlockingIOError):
+        os.eventfd_write(int(row["call_fd"]), 1)
+    row["calls"] += 1
 
 
 def _areas(snapshot):
@@ -217,41 +238,6 @@ class _RingPlan:
 
     __hash__ = None
 
-    def recover(self, row):
-        """Put the cursor where the last process left off; returns whether to go on without a kick.
-
-        A split ring's used index is what the driver believes, so it is the truth (all chains are given
-        back in order). A packed ring's row may be a batch behind the ring, see packed.py. A driver that was
-        asked for silence, by us or by a back-end before us, will not kick again.
-        """
-        if self.packed:
-            return _recover_packed(row)
-        used = ctypes.c_uint16.from_address(int(row["device"]) + USED_INDEX_OFFSET).value
-        available = ctypes.c_uint16.from_address(int(row["driver"]) + USED_INDEX_OFFSET).value
-        row["next"] = used
-        return used not in (0, available)
-
-
-def _set_cursor(row, base, packed):
-    if packed:
-        row["next"] = row["pending"] = base & 0x7FFF
-        row["wrap"] = row["pending_wrap"] = base >> 15 & 1
-    else:
-        row["next"] = base
-
-
-def _recover_packed(row):
-    """Take the cursor past a batch that the last process published and did not live to book.
-
-    Returns whether a back-end before asked the driver not to kick.
-    """
-    at = int(row["desc"]) + 16 * int(row["next"])
-    flags = ctypes.c_uint16.from_address(at + 14).value
-    used = DESC_F_AVAIL | DESC_F_USED if row["wrap"] else 0
-    if flags & (DESC_F_AVAIL | DESC_F_USED) == used:
-        row["next"], row["wrap"] = row["pending"], row["pending_wrap"]
-    return ctypes.c_uint16.from_address(int(row["device"]) + 2).value == EVENT_FLAGS_DISABLE
-
 
 def _local(snapshot, mapped, user):
     """Our address of a user address that the control half has checked to lie in one region."""
@@ -259,11 +245,3 @@ def _local(snapshot, mapped, user):
         if first <= user < first + size:
             return mapped[token, offset, size] + (user - first)
     raise ValueError(f"user address {user:#x} lies in no region")
-
-
-def ring_base(row, packed):
-    """Value of GET_VRING_BASE: where a stopped ring goes on; vhost-user "Vring state"."""
-    if not packed:
-        return int(row["next"])
-    position = int(row["next"]) | int(row["wrap"]) << 15
-    return position | position << 16

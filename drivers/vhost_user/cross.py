@@ -65,11 +65,12 @@ def cross_burst(io, out, meta, packets, drops):
     frames, end = reserve_burst(io, out, ring, packed, begin, meta, io.in_order, packets, counters, drops)
     if frames > 0:
         octets = _fill(io, ring, meta, frames)
-        give_burst(io, ring, packed, np.int64(io.tx_chains[frames]))
+        chains = np.int64(io.tx_chains[frames])
+        give_burst(io, ring, packed, chains, end)
         if io.devices[out]["log_addr"] != _0:
             log_targets(io, out, np.int64(io.tx_targets[frames]))
         ring_quiet(ring, packed)
-        publish(io, out, ring, packed, begin, end, io.tx_sizes[0])
+        publish(io, out, ring, packed, io.tx_ids, chains, end)
         counters[PortCounter.TX_PACKETS] += np.uint64(frames)
         counters[PortCounter.TX_BYTES] += octets
     counters[PortCounter.TX_CALLS] += _1

@@ -12,8 +12,10 @@ from drivers.port import PortCounter
 from drivers.vhost_user.chain import NOTHING
 from drivers.vhost_user.dirty_log import log_write
 from drivers.vhost_user.features import VIRTIO_NET_F_MRG_RXBUF
+from drivers.vhost_user.inflight_log import inflight_given, inflight_giving, inflight_taken
 from drivers.vhost_user.layout import CHAIN_MAX, FAULT_BUFFER, NO_LOG, RING_DTYPE, RINGS_MAX
 from drivers.vhost_user.ring import (
+    ring_begin,
     ring_cursor,
     ring_give,
     ring_publish,
@@ -84,6 +86,8 @@ def take_burst(io, port, ring, packed, meta, drops):
         first += count + 1
     io.cursors[taken] = cursor
     ring["bad_chains"] += bad
+    if ring["inflight"] != _0:
+        inflight_taken(ring, packed, io.ids, io.cursors, taken, cursor)
     return taken, packets, bad
 
 
@@ -133,11 +137,11 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count, counters, 
         chain = chains
         target = targets
         while room < need:
-            if chain >= waiting or target + CHAIN_MAX > PIECES_MAX:
-                reason = np.int64(Drop.TX_FULL)
-                break
             if chain > chains and (not mergeable or chain - chains == BATCH_SIZE):
                 reason = np.int64(Drop.RING_BUFFER)
+                break
+            if chain >= waiting or target + CHAIN_MAX > PIECES_MAX:
+                reason = np.int64(Drop.TX_FULL)
                 break
             io.tx_cursors[chain] = at
             found, size, number, at = ring_take(
@@ -168,15 +172,19 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count, counters, 
         frames += 1
         io.tx_chains[frames] = chains
         io.tx_targets[frames] = targets
+    if ring["inflight"] != _0:
+        inflight_taken(ring, packed, io.tx_ids, io.tx_cursors, chains, cursor)
     return frames, cursor
 
 
 @helper
-def give_burst(io, ring, packed, chains):
-    """Prepare to give the reserved chains back, filled."""
-    for k in range(chains):
-        cursor = np.uint64(io.tx_cursors[k])
-        ring_give(ring, packed, cursor, np.uint64(io.tx_ids[k]), io.tx_sizes[k], k == 0)
+def give_burst(io, ring, packed, chains, end):
+    """Give the reserved chains back, filled; `end` is the cursor behind them."""
+    ring_begin(ring, end)
+    if ring["inflight"] != _0:
+        inflight_giving(ring, packed, io.tx_ids, chains, end)
+    for k in range(chains - 1, -1, -1):
+        ring_give(ring, packed, np.uint64(io.tx_cursors[k]), np.uint64(io.tx_ids[k]), io.tx_sizes[k])
 
 
 @helper
@@ -188,9 +196,12 @@ def log_targets(io, port, targets):
 
 
 @helper
-def publish(io, port, ring, packed, begin, end, written):
-    """Let the driver see what was given back, and call it if it wants to be called."""
-    ring_publish(ring, packed, begin, end, written)
+def publish(io, port, ring, packed, ids, chains, end):
+    """Let the driver see the `chains` that were given back, and call it if it wants to be called."""
+    begin = ring_cursor(ring)
+    ring_publish(ring, packed, end)
+    if ring["inflight"] != _0:
+        inflight_given(ring, packed, ids, chains, begin, end)
     device = io.devices[port]
     if device["log_addr"] != _0 and ring["log"] != np.uint64(NO_LOG):
         size = np.uint64(ring["size"])
@@ -198,7 +209,9 @@ def publish(io, port, ring, packed, begin, end, written):
     if ring_wants_call(ring, packed, end) and ring["call_fd"] >= 0:
         ring["calls"] += _1
         io.iov[0] = 1
+        io.calling[0] = np.int64(ring["call_fd"]) + 1  # a driver that fills its eventfd is found by this
         write(ring["call_fd"], address_of(io.iov), np.uint64(8))
+        io.calling[0] = 0
 
 
 @helper

@@ -42,13 +42,10 @@ RING_DTYPE = np.dtype(
         ("call_fd", "i4"),  # -1: the driver polls
         ("err_fd", "i4"),
         # the cursor between two bursts: chains are taken and given back in order, so one says both.
-        # split: running 16-bit index. packed: position 0..size-1, and wrap counter
+        # split: running 16-bit index. packed: position 0..size-1, and the wrap counter in the highest bit
         ("next", "u2"),
-        ("pending", "u2"),  # where it will be after the batch that is being published, see packed.py
-        ("wrap", "u1"),
-        ("pending_wrap", "u1"),
+        ("pending", "u2"),  # where it will be after the batch that is being given back, see packed.py
         ("signalled", "u2"),  # `next` at the last call, for EVENT_IDX
-        ("signalled_wrap", "u1"),
         ("signalled_valid", "u1"),  # 0: nothing was ever signalled, so the next one is
         ("quiet", "u1"),  # 1: the driver was asked not to kick
         # how often, for `dpu port show`
@@ -56,7 +53,7 @@ RING_DTYPE = np.dtype(
         ("calls", "u8"),
         ("bad_chains", "u8"),
         ("dropped", "u8"),  # packets for the guest that found no buffer
-        ("pad", "u8"),  # a row is two cache lines
+        ("tracked", "u8"),  # chains that the in-flight buffer has seen; a row is two cache lines
     ],
     align=True,
 )
@@ -75,7 +72,7 @@ DEVICE_DTYPE = np.dtype(
         ("pairs", "u4"),  # queue pairs set up: rings 0 .. 2 * pairs - 1
         ("log_addr", "u8"),  # dirty log, one bit a page of LOG_PAGE_BYTES; 0: not wanted
         ("log_bytes", "u8"),
-        ("fault", "u4"),  # 1: its memory vanished under a worker (SIGBUS)
+        ("fault", "u4"),  # FAULT_MEMORY or FAULT_CALL: the connection is to be closed
         ("connected", "u4"),
         ("xconnect", "u4"),  # 1 + the port to which everything goes straight, 0: none
         ("pad", "u4"),
@@ -96,10 +93,17 @@ FAULT_NONE = 0
 FAULT_AVAIL_INDEX = 1  # more available than the ring holds
 FAULT_CHAIN_ID = 2  # a chain that starts beyond the ring
 FAULT_BUFFER = 3  # a receive buffer that is no buffer
-FAULT_MEMORY = 4  # ring memory is gone
+FAULT_MEMORY = 4  # the guest's memory is gone
+FAULT_CALL = 5  # its call eventfd made a worker wait
 FAULT_TEXT = {
     FAULT_AVAIL_INDEX: "the driver offers more buffers than the ring holds",
     FAULT_CHAIN_ID: "the driver offers a descriptor beyond the ring",
     FAULT_BUFFER: "the driver offers a receive buffer that is not in its memory, or not to be written",
-    FAULT_MEMORY: "the ring's memory is gone",
+    FAULT_MEMORY: "the guest took away memory that it had shared",
+    FAULT_CALL: "a call eventfd that was filled made a worker wait",
 }
+
+
+def ring_base(row, packed):
+    """Value of GET_VRING_BASE: where a stopped ring goes on; vhost-user "Vring state"."""
+    return int(row["next"]) | int(row["next"]) << 16 if packed else int(row["next"])

@@ -2,11 +2,13 @@
 
 Spec: virtio 1.2 2.8 (layout), 2.8.1 (wrap counters), 2.8.7 (indirect), 2.8.10.2 and 2.8.14 (event
       suppression).
-Cursor: position of the next descriptor, and the wrap counter in WRAP_BIT.
+Cursor: position of the next descriptor, and the wrap counter in WRAP_BIT: what events and SET_VRING_BASE
+say too, and one 16-bit word, so a process that dies leaves a whole one.
 
 The used descriptor of a chain is written where the chain began, so a chain takes as many positions as it
-has descriptors in the ring. All used descriptors of a batch are written, then the first one's flags,
-which let the driver see the batch. A process that dies in between leaves `pending` behind, see `recover`.
+has descriptors in the ring. Where a batch will end is noted in `pending`; then its used descriptors are
+written from the last to the first, which lets the driver see all of them; then the cursor moves. So a
+process that dies in between leaves chains to give back in front of those it gave back, see recovery.py.
 """
 
 import numpy as np
@@ -30,17 +32,16 @@ from drivers.vhost_user.chain import (
 )
 from drivers.vhost_user.features import VIRTIO_F_EVENT_IDX
 from drivers.vhost_user.layout import CHAIN_MAX
-from kernels.atomic import fence, load_acquire_u16, load_once_u32, store_release_u16
+from kernels.atomic import fence, load_acquire_u16, load_once_u32, store_release_u64
 from kernels.jit import helper
-from kernels.memory import store_u32, store_u64
+from kernels.memory import store_u32
 
 DESC_F_AVAIL = 1 << 7  # virtio 1.2 2.8.1
 DESC_F_USED = 1 << 15
 EVENT_FLAGS_ENABLE = 0  # virtio 1.2 2.8.10
 EVENT_FLAGS_DISABLE = 1
 EVENT_FLAGS_DESC = 2  # with EVENT_IDX: when this position is passed
-WRAP_BIT = 1 << 16  # of a cursor
-EVENT_WRAP_BIT = 1 << 15  # of an event's position
+WRAP_BIT = 1 << 15  # of a cursor and of an event's position
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)
@@ -52,14 +53,8 @@ _48 = np.uint64(48)
 _AVAIL = np.uint64(DESC_F_AVAIL)
 _USED = np.uint64(DESC_F_USED)
 _WRAP = np.uint64(WRAP_BIT)
-_POSITION = np.uint64(0xFFFF)
+_POSITION = np.uint64(WRAP_BIT - 1)
 _EVENT_IDX = np.uint64(1 << VIRTIO_F_EVENT_IDX)
-
-
-@helper
-def packed_cursor(ring):
-    """Where the ring stands between two bursts."""
-    return np.uint64(ring["next"]) | (np.uint64(ring["wrap"]) << _16)
 
 
 @helper
@@ -129,16 +124,16 @@ def packed_take(ring, cursor, regions, n_regions, writable, pieces, guests, firs
             result = count if count > 0 else np.int64(BAD_CHAIN)
             break
     if result < 0:
-        looked = _skip(ring, cursor, looked, limit)
+        looked = _skip(ring, cursor, looked)
     # The buffer ID is in the last descriptor of the chain (2.8.6).
     last = _after(ring, cursor, looked - _1) & _POSITION
     return result, octets, packed_id(second_word(ring["desc"], last)), _after(ring, cursor, looked)
 
 
 @helper
-def _skip(ring, cursor, looked, limit):
-    """Descriptors of a bad chain of which `looked` were looked at."""
-    while looked < limit:
+def _skip(ring, cursor, looked):
+    """Descriptors of a bad chain of which `looked` were looked at: the next one begins behind all of them."""
+    while looked < np.uint64(ring["size"]):
         last = _after(ring, cursor, looked - _1) & _POSITION
         if not packed_flags(second_word(ring["desc"], last)) & np.uint64(DESC_F_NEXT):
             break
@@ -181,24 +176,10 @@ def _used_flags(cursor, written):
 
 
 @helper
-def packed_give(ring, cursor, chain, written, is_first):
-    """Write the used descriptor of the chain that began at `cursor`; the first one's flags wait."""
+def packed_give(ring, cursor, chain, written):
+    """Write the used descriptor of the chain that began at `cursor`, in one piece."""
     at = ring["desc"] + (cursor & _POSITION) * _16 + _8
-    if is_first:
-        store_u32(at, written)
-        store_release_u16(at + np.uint64(4), chain)
-        return
-    store_u64(at, written | (chain << _32) | (_used_flags(cursor, written) << _48))
-
-
-@helper
-def packed_publish(ring, begin, end, written):
-    """Let the driver see the used descriptors from `begin` on; the first one holds `written` octets."""
-    ring["pending_wrap"] = end >> _16
-    ring["pending"] = end & _POSITION
-    store_release_u16(ring["desc"] + (begin & _POSITION) * _16 + _14, _used_flags(begin, written))
-    ring["wrap"] = end >> _16
-    ring["next"] = end & _POSITION
+    store_release_u64(at, written | (chain << _32) | (_used_flags(cursor, written) << _48))
 
 
 @helper
@@ -207,10 +188,9 @@ def packed_wants_call(ring, cursor):
     fence()  # what it wants is read after what it got is written
     word = np.uint64(load_once_u32(ring["driver"]))
     flags = word >> _16
-    old = np.uint64(ring["signalled"]) | (np.uint64(ring["signalled_wrap"]) << _16)
+    old = np.uint64(ring["signalled"])
     valid = ring["signalled_valid"]
-    ring["signalled"] = cursor & _POSITION
-    ring["signalled_wrap"] = cursor >> _16
+    ring["signalled"] = cursor
     ring["signalled_valid"] = 1
     if flags != np.uint64(EVENT_FLAGS_DESC) or not ring["features"] & _EVENT_IDX:
         return flags != np.uint64(EVENT_FLAGS_DISABLE)
@@ -218,8 +198,8 @@ def packed_wants_call(ring, cursor):
         return True
     # as 16-bit running numbers, those before the last wrap below zero
     size = np.uint64(ring["size"])
-    event = word & np.uint64(EVENT_WRAP_BIT - 1)
-    if (word >> np.uint64(15)) & _1 != cursor >> _16:
+    event = word & _POSITION
+    if (word ^ cursor) & _WRAP != _0:
         event -= size
     begin = old & _POSITION
     if (old ^ cursor) & _WRAP != _0:
@@ -238,8 +218,7 @@ def packed_quiet(ring):
 def packed_ask_kick(ring, cursor):
     """Ask the driver to kick with its next chain; returns whether one waits already."""
     if ring["features"] & _EVENT_IDX:
-        wrap = np.uint64(EVENT_WRAP_BIT) if cursor & _WRAP != _0 else _0
-        store_u32(ring["device"], (cursor & _POSITION) | wrap | (np.uint64(EVENT_FLAGS_DESC) << _16))
+        store_u32(ring["device"], cursor | (np.uint64(EVENT_FLAGS_DESC) << _16))
     else:
         store_u32(ring["device"], np.uint64(EVENT_FLAGS_ENABLE))
     fence()  # a driver that did not see this has its chain in the ring by now

@@ -22,7 +22,15 @@ from drivers.vhost_user.exchange import (
 )
 from drivers.vhost_user.features import VIRTIO_NET_F_GUEST_CSUM
 from drivers.vhost_user.frames import frame_in, frame_out
-from drivers.vhost_user.ring import ring_ask_kick, ring_cursor, ring_give, ring_is_packed, ring_quiet
+from drivers.vhost_user.inflight_log import inflight_giving
+from drivers.vhost_user.ring import (
+    ring_ask_kick,
+    ring_begin,
+    ring_cursor,
+    ring_give,
+    ring_is_packed,
+    ring_quiet,
+)
 from kernels.atomic import store_release_u32, try_lock
 from kernels.drops import Drop
 from kernels.jit import helper
@@ -122,9 +130,13 @@ def vhost_done(io, port):
         return
     ring = io.rings[port, 2 * np.int64(io.rx_queue[0]) + 1]
     packed = ring_is_packed(ring)
-    for k in range(taken):
-        ring_give(ring, packed, np.uint64(io.cursors[k]), np.uint64(io.ids[k]), _0, k == 0)
-    publish(io, port, ring, packed, np.uint64(io.cursors[0]), np.uint64(io.cursors[taken]), _0)
+    end = np.uint64(io.cursors[taken])
+    ring_begin(ring, end)
+    if ring["inflight"] != _0:
+        inflight_giving(ring, packed, io.ids, taken, end)
+    for k in range(taken - 1, -1, -1):
+        ring_give(ring, packed, np.uint64(io.cursors[k]), np.uint64(io.ids[k]), _0)
+    publish(io, port, ring, packed, io.ids, taken, end)
     io.taken[0] = 0
 
 
@@ -152,11 +164,12 @@ def _tx_locked(io, port, ring, headers, meta, order, count, counters, drops):
     frames, end = reserve_burst(io, port, ring, packed, begin, meta, order, count, counters, drops)
     if frames > 0:
         octets = _fill_burst(io, ring, headers, meta, frames)
-        give_burst(io, ring, packed, np.int64(io.tx_chains[frames]))
+        chains = np.int64(io.tx_chains[frames])
+        give_burst(io, ring, packed, chains, end)
         if io.devices[port]["log_addr"] != _0:
             log_targets(io, port, np.int64(io.tx_targets[frames]))
         ring_quiet(ring, packed)
-        publish(io, port, ring, packed, begin, end, io.tx_sizes[0])
+        publish(io, port, ring, packed, io.tx_ids, chains, end)
         counters[PortCounter.TX_PACKETS] += np.uint64(frames)
         counters[PortCounter.TX_BYTES] += octets
     counters[PortCounter.TX_CALLS] += _1

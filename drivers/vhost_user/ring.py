@@ -8,9 +8,7 @@ import numpy as np
 from drivers.vhost_user.features import VIRTIO_F_RING_PACKED
 from drivers.vhost_user.packed import (
     packed_ask_kick,
-    packed_cursor,
     packed_give,
-    packed_publish,
     packed_quiet,
     packed_take,
     packed_waiting,
@@ -25,6 +23,7 @@ from drivers.vhost_user.split import (
     split_waiting,
     split_wants_call,
 )
+from kernels.atomic import fence_release
 from kernels.jit import helper
 
 _PACKED = np.uint64(1 << VIRTIO_F_RING_PACKED)
@@ -40,7 +39,7 @@ def ring_is_packed(ring):
 @helper
 def ring_cursor(ring):
     """Where the ring stands between two bursts."""
-    return packed_cursor(ring) if ring_is_packed(ring) else np.uint64(ring["next"])
+    return np.uint64(ring["next"])
 
 
 @helper
@@ -60,24 +59,29 @@ def ring_take(ring, packed, cursor, regions, n_regions, writable, pieces, guests
 
 
 @helper
-def ring_give(ring, packed, cursor, chain, written, is_first):
-    """Prepare to give back the chain that was taken at `cursor`, with `written` octets in it."""
+def ring_begin(ring, end):
+    """Note that the chains from the cursor up to `end` are about to be given back."""
+    ring["pending"] = end
+
+
+@helper
+def ring_give(ring, packed, cursor, chain, written):
+    """Give back the chain that was taken at `cursor`, with `written` octets in it.
+
+    From a batch's last chain to its first: with a packed ring, that one lets the driver see them all.
+    """
     if packed:
-        packed_give(ring, cursor, chain, written, is_first)
+        packed_give(ring, cursor, chain, written)
         return
     split_give(ring, cursor, chain, written)
 
 
 @helper
-def ring_publish(ring, packed, begin, end, written):
-    """Give back, all at once, what was prepared from cursor `begin` up to `end`.
-
-    written  octets in the first chain
-    """
-    if packed:
-        packed_publish(ring, begin, end, written)
-        return
-    split_publish(ring, end)
+def ring_publish(ring, packed, end):
+    """Let the driver see what was given back up to `end`, and move the cursor."""
+    if not packed:
+        split_publish(ring, end)
+    fence_release()
     ring["next"] = end
 
 
