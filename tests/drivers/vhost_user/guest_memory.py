@@ -1,4 +1,4 @@
-"""A guest's memory for tests: regions between pages that fault, so that an access outside ends the process."""
+"""A guest's memory for tests: regions between pages that fault, and an access outside ends the process."""
 
 import ctypes
 import mmap
@@ -57,7 +57,7 @@ class GuestMemory:
         """The memory at a guest physical address, uint8[size]."""
         for region in self.regions:
             offset = guest - region.guest
-            if 0 <= offset and offset + size <= region.size:
+            if offset >= 0 and offset + size <= region.size:
                 return region.octets[offset : offset + size]
         raise AssertionError(f"the test's guest has no {size} octets at {guest:#x}")
 

@@ -120,7 +120,7 @@ class PackedDriver:
         self.driver_event[:] = self.device_event[:] = 0
         self.made, self.wrap = base & 0x7FFF, base >> 15
         self.seen, self.seen_wrap = self.made, self.wrap
-        # as a ring looks in which everything was used: on this lap up to the base, on the lap before behind it
+        # as if all was used: on this lap up to the base, on the lap before behind it
         self.desc["flags"] = (AVAIL | USED) * (1 - self.wrap)
         self.desc["flags"][: self.made] = (AVAIL | USED) * self.wrap
         self.free = size

@@ -48,9 +48,9 @@ def filled(bench, offered, used, fresh=True):
         assert not fresh or set(whole[length:]) <= {FILL}, "more was written than was said"
         header, octets = VNET.unpack(whole[:12]), whole[12:length]
         for _ in range(header[6] - 1):
-            (number, chain), (got, length) = next(chains)
-            assert number == got
-            octets += octets_of(bench, chain)[:length]
+            after, (used_id, used_octets) = next(chains)
+            assert after[0] == used_id
+            octets += octets_of(bench, after[1])[:used_octets]
         found.append((header, octets))
     return found
 
