@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 
@@ -24,9 +25,10 @@ import numpy as np
 from dpu_runtime import channel
 from dpu_runtime.shared import Control, SharedState, WorkerWord
 from drivers.vhost_user.backend import Backend
-from drivers.vhost_user.layout import FAULT_MEMORY
+from drivers.vhost_user.layout import FAULT_CALL, FAULT_MEMORY
 from kernels.layout import PORT_UP
 
+STUCK_CALL_S = 0.1  # between looks for a worker that a driver makes wait
 PASS_TIMEOUT_S = 5.0  # every worker passes an epoch within this
 
 
@@ -143,7 +145,9 @@ class DataPlane:
             sources = [s for s in (self.sock, self.listener) if s is not None]
             if not sources:
                 return  # a standby that nobody can reach
-            ready, _, _ = select.select([*sources, self.guard.event_fd], [], [])
+            timeout = STUCK_CALL_S if self.backends else None
+            ready, _, _ = select.select([*sources, self.guard.event_fd], [], [], timeout)
+            self._free_workers()
             if self.guard.event_fd in ready:
                 self._memory_lost()
             elif self.listener in ready:
@@ -151,11 +155,24 @@ class DataPlane:
             elif self.sock in ready:
                 self._serve_one()
 
+    def _free_workers(self):
+        """Free a worker whose call to a driver blocks, and have that connection closed."""
+        for worker in self.workers:
+            fd = worker.stuck_call()
+            if fd < 0:
+                continue
+            for index, backend in self.backends.items():
+                if backend.calls_on(fd):
+                    self.shared.rings[index]["fault"] = FAULT_CALL
+                    self.shared.devices[index]["fault"] = FAULT_CALL
+            # It is full, or the worker would not wait; if its driver empties it just now, only this waits.
+            threading.Thread(target=os.eventfd_read, args=(fd,), daemon=True).start()
+
     def _memory_lost(self):
         """A guest took memory away that workers use: its rings stop, the control process hangs up."""
         for index in self.guard.faulted():
             self.shared.rings[index]["fault"] = FAULT_MEMORY
-            self.shared.devices[index]["fault"] = 1
+            self.shared.devices[index]["fault"] = FAULT_MEMORY
 
     def _serve_one(self):
         try:

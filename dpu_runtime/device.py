@@ -6,6 +6,7 @@ Not:  what should run and in which order to get there; `dpu_runtime/control.py` 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -167,7 +168,9 @@ class DpuDevice:
                 await plane.apply(*driver.snapshot())
                 await driver.start(plane)
         except BaseException:
-            self.ports.pop(port.name, None)
+            if self.ports.pop(port.name, None):
+                with contextlib.suppress(DataPlaneError):
+                    await self._supervisor.request({"do": "del_port", "index": index})
             self.shared.ports[index]["kind"] = 0
             driver.close()
             raise
@@ -195,8 +198,8 @@ class DpuDevice:
             for slot in list(self.ports.values()):
                 if slot.plane:
                     slot.plane.report_faults()
-                    if slot.plane.memory_lost():
-                        slot.driver.hang_up("the guest took away memory that it had shared")
+                    if why := slot.plane.fatal():
+                        slot.driver.hang_up(why)
 
     async def del_port(self, name):
         """Take a port down; its learned addresses go with it."""

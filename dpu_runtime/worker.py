@@ -26,6 +26,7 @@ from drivers.libc import (
     read,
 )
 from drivers.port import PortCounter
+from kernels.atomic import pause
 from kernels.checksum_verify import verify_checksums
 from kernels.filter import filter_ingress
 from kernels.jit import glue, helper, kernel
@@ -115,7 +116,6 @@ def _mark_polled(w, n_active):
 def _ring_kicked(w, port, number):
     """A driver's first kick starts its ring; the later ones end a sleep."""
     if w.io.fds[port] == RINGS_FD:
-        read(w.io.rings[port, number]["kick_fd"], address_of(w.words), np.uint64(8))
         ring_kicked(w.io, port, number)
 
 
@@ -306,7 +306,9 @@ def run_worker(w, shared, batch):
         packets, n_active = _round(w, shared, batch, _mark_polled(w, n_active))
         if packets > 0:
             idle_since = cycles()
-        elif n_active == 0 and cycles() - idle_since >= _spin_cycles(control):
+            continue
+        pause()  # a ring's index that is read all the time is slow to write for its driver
+        if n_active == 0 and cycles() - idle_since >= _spin_cycles(control):
             if not _ask_kicks(w):
                 state[WorkerWord.SLEEPS] += np.uint64(1)
                 n_active = _poll(w, n_active, SLEEP_MS)

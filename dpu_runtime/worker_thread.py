@@ -96,11 +96,12 @@ class WorkerThread:
         self._epoll = select.epoll()
         self._add_to_epoll(kick_fd, KICK_EVENT)
         self._worker = make_worker(shared, number, workers, self._batch, self._epoll.fileno(), kick_fd)
+        self._call = None
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
-    def _add_to_epoll(self, fd, data):
+    def _add_to_epoll(self, fd, data, events=select.EPOLLIN):
         # select.epoll cannot set the event's data, which is the port's index here.
-        event = _EpollEvent(select.EPOLLIN, data)
+        event = _EpollEvent(events, data)
         if _libc.epoll_ctl(self._epoll.fileno(), EPOLL_CTL_ADD, fd, ctypes.byref(event)) != 0:
             errno_ = ctypes.get_errno()
             raise OSError(errno_, f"epoll_ctl: {os.strerror(errno_)}")
@@ -155,13 +156,25 @@ class WorkerThread:
         self._worker.polled_version[0] = version
 
     def add_kick(self, index, ring, fd):
-        """Take kicks of a ring of port `index` from eventfd `fd`."""
-        self._add_to_epoll(fd, index | (ring + 1) << RING_EVENT_SHIFT)
+        """Take kicks of a ring of port `index` from eventfd `fd`.
+
+        Edge-triggered, and never read: a driver could make a read of its eventfd block.
+        """
+        self._add_to_epoll(fd, index | (ring + 1) << RING_EVENT_SHIFT, select.EPOLLIN | select.EPOLLET)
 
     def del_kick(self, fd):
         """Take none from `fd` any more."""
         with contextlib.suppress(OSError):
             self._epoll.unregister(fd)
+
+    def stuck_call(self):
+        """Descriptor of a call that the worker has been making since the last look, -1: none.
+
+        A driver can fill its eventfd and have the write block; whoever reads the descriptor frees the worker.
+        """
+        call = int(self._worker.io.calling[0]), int(self._shared.worker_state[self.number, WorkerWord.ROUNDS])
+        before, self._call = self._call, call
+        return call[0] - 1 if call[0] and call == before else -1
 
     def kick(self):
         """Wake the worker if it sleeps."""

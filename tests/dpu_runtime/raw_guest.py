@@ -36,6 +36,7 @@ class RawGuest(Frontend):
         self.fd = self.memory()
         self.map = mmap.mmap(self.fd, MEMORY_BYTES)
         self.kick_fd = [self.eventfd(), self.eventfd()]
+        self.call_fd = [self.eventfd(), self.eventfd()]
         self.sent = 0
 
     def set_up(self):
@@ -50,7 +51,7 @@ class RawGuest(Frontend):
             self.send(Request.SET_VRING_NUM, state(ring, RING_SIZE))
             self.send(Request.SET_VRING_BASE, state(ring, 0))
             self.send(Request.SET_VRING_ADDR, addr(ring))
-            self.send(Request.SET_VRING_CALL, u64(ring), [self.eventfd()])
+            self.send(Request.SET_VRING_CALL, u64(ring), [self.call_fd[ring]])
             self.send(Request.SET_VRING_KICK, u64(ring), [self.kick_fd[ring]])
             assert self.ack(Request.SET_VRING_ENABLE, state(ring, 1)) == 0
 
@@ -76,6 +77,11 @@ class RawGuest(Frontend):
     def kick(self):
         """Ask the device to look at the transmit ring."""
         os.eventfd_write(self.kick_fd[TX], 1)
+
+    def fill_call(self):
+        """Fill the transmit ring's call eventfd up: the next write to it blocks."""
+        os.eventfd_read(self.call_fd[TX])
+        os.eventfd_write(self.call_fd[TX], (1 << 64) - 2)
 
     def used(self):
         """Index of the transmit ring's used ring."""

@@ -205,3 +205,28 @@ def test_ring_that_makes_no_sense_stops_alone(dpu):
         guest.set_up()
         guest.send_frames(1)
         assert wait_until(lambda: guest.used() == 1)
+
+
+def test_call_eventfd_that_blocks(dpu):
+    """A driver that fills its eventfd makes a worker wait for a moment, and loses its connection."""
+    a, b = (HostPort(dpu, name, number) for number, name in enumerate("ab", 1))
+    connect(a, b)
+    path = dpu.folder / "evil.sock"
+    dpu.call("port.add", name="evil", kind="vhost_user", socket=str(path))
+    stream = Stream(a, b)
+    stream.start()
+    try:
+        with RawGuest(path) as guest:
+            guest.set_up()
+            guest.send_frames(1)
+            assert wait_until(lambda: guest.used() == 1)
+            os.set_blocking(guest.call_fd[1], True)
+            guest.fill_call()
+            guest.send_frames(1)
+            assert guest.hung_up(timeout_s=5)
+        assert stream.flows(100)
+    finally:
+        stream.stop()
+        a.close()
+        b.close()
+    assert "made a worker wait" in dpu.log()
