@@ -91,11 +91,12 @@ def test_port_to_port(dpu, plug, packed, mrg_rxbuf, in_order, queues):
     pmd.send_to(0, MACS[1])
     pmd.send_to(1, MACS[0])
     pmd.forward("rxonly")
-    pmd.start_tx_first(4)
-    theirs, ours = counted(dpu, pmd)
+    started = pmd.start_tx_first(4)
     packets = 4 * BURST * queues
+    wait_until(lambda: all(dpu.port(port)["rx_packets"] == packets for port in ("p0", "p1")))
+    theirs, ours = counted(dpu, pmd)
     for port in theirs + ours:
-        assert port["rx_packets"] == port["tx_packets"] == packets
+        assert port["rx_packets"] == port["tx_packets"] == packets, (theirs, ours, started)
         assert port["rx_bytes"] == port["tx_bytes"] == packets * FRAME_BYTES
     assert info(dpu, "p0")["faults"] == info(dpu, "p1")["faults"] == {}
 
