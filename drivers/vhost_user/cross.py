@@ -7,20 +7,19 @@ Not:  frames that owe a checksum or are to be cut: what they claim must be parse
 
 import numpy as np
 
-from drivers.port import PortCounter
 from drivers.vhost_user.exchange import (
-    give_burst,
-    log_targets,
-    publish,
+    book_down,
+    count_tx,
+    give_reserved,
     receive_ring,
     reserve_burst,
     ring_lock,
+    track_reserved,
 )
 from drivers.vhost_user.features import VIRTIO_NET_F_MRG_RXBUF
 from drivers.vhost_user.frames import scatter
-from drivers.vhost_user.ring import ring_cursor, ring_is_packed, ring_quiet
-from kernels.atomic import load_once_u16, store_release_u32, try_lock
-from kernels.drops import Drop
+from drivers.vhost_user.ring import ring_cursor, ring_is_packed
+from kernels.atomic import load_once_u16, pause, store_release_u32, try_lock
 from kernels.jit import helper
 from kernels.layout import FRAME_BYTES_MAX
 from kernels.memory import address_of, copy_memory, store_u32, store_u64
@@ -35,7 +34,37 @@ _MRG_RXBUF = np.uint64(1 << VIRTIO_NET_F_MRG_RXBUF)
 
 
 @helper
-def is_plain_burst(io, meta, packets):
+def cross_burst(io, out, meta, packets, drops):
+    """Copy the `packets` of a burst to port `out`; what finds no buffer is dropped and counted there.
+
+    Returns False, with nothing done, for a burst that must go through the rows.
+    """
+    number = receive_ring(io, out)
+    if number < 0:
+        book_down(io, out, packets, drops)
+        return True
+    ring = io.rings[out, number]
+    lock = ring_lock(io, out, number)
+    while not try_lock(lock):
+        pause()
+    packed = ring_is_packed(ring)
+    frames, end, too_large = reserve_burst(
+        io, out, ring, packed, ring_cursor(ring), meta, io.in_order, packets
+    )
+    plain = _is_plain(io, meta, packets)  # only now: by now the headers are in the cache
+    if plain:
+        octets = _0
+        if frames > 0:
+            track_reserved(io, ring, packed, frames, end)
+            octets = _fill(io, ring, meta, frames)
+            give_reserved(io, out, ring, packed, frames, end)
+        count_tx(io, out, ring, frames, octets, packets, too_large, drops)
+    store_release_u32(lock, _0)
+    return plain
+
+
+@helper
+def _is_plain(io, meta, packets):
     """Whether no frame of a burst has offload metadata; its header and one octet are in one piece."""
     for p in range(packets):
         first = np.int64(meta[p]["payload_addr"])
@@ -45,36 +74,6 @@ def is_plain_burst(io, meta, packets):
         if load_once_u16(io.pieces[first, 0]) != 0:  # flags and gso_type
             return False
     return True
-
-
-@helper
-def cross_burst(io, out, meta, packets, drops):
-    """Copy the `packets` of a burst to port `out`; what finds no buffer is dropped and counted there."""
-    counters = io.counters[out]
-    number = receive_ring(io, out)
-    if number < 0:
-        drops[Drop.PORT_DOWN] += np.uint64(packets)
-        counters[PortCounter.TX_DROPPED] += np.uint64(packets)
-        return
-    ring = io.rings[out, number]
-    lock = ring_lock(io, out, number)
-    while not try_lock(lock):
-        pass
-    packed = ring_is_packed(ring)
-    begin = ring_cursor(ring)
-    frames, end = reserve_burst(io, out, ring, packed, begin, meta, io.in_order, packets, counters, drops)
-    if frames > 0:
-        octets = _fill(io, ring, meta, frames)
-        chains = np.int64(io.tx_chains[frames])
-        give_burst(io, ring, packed, chains, end)
-        if io.devices[out]["log_addr"] != _0:
-            log_targets(io, out, np.int64(io.tx_targets[frames]))
-        ring_quiet(ring, packed)
-        publish(io, out, ring, packed, io.tx_ids, chains, end)
-        counters[PortCounter.TX_PACKETS] += np.uint64(frames)
-        counters[PortCounter.TX_BYTES] += octets
-    counters[PortCounter.TX_CALLS] += _1
-    store_release_u32(lock, _0)
 
 
 @helper

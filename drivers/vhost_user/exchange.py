@@ -15,10 +15,12 @@ from drivers.vhost_user.features import VIRTIO_NET_F_MRG_RXBUF
 from drivers.vhost_user.inflight_log import inflight_given, inflight_giving, inflight_taken
 from drivers.vhost_user.layout import CHAIN_MAX, FAULT_BUFFER, NO_LOG, RING_DTYPE, RINGS_MAX
 from drivers.vhost_user.ring import (
+    prefetch_descriptor,
     ring_begin,
     ring_cursor,
     ring_give,
     ring_publish,
+    ring_quiet,
     ring_take,
     ring_waiting,
     ring_wants_call,
@@ -64,6 +66,7 @@ def take_burst(io, port, ring, packed, meta, drops):
     first = np.int64(1)
     while taken < np.int64(waiting) and octets < np.uint64(BURST_BYTES_MAX):
         io.cursors[taken] = cursor
+        prefetch_descriptor(ring, cursor)
         count, size, chain, cursor = ring_take(
             ring, packed, cursor, regions, n_regions, False, io.pieces, io.target_guest, first
         )
@@ -114,11 +117,12 @@ def receive_ring(io, port):
 
 
 @helper
-def reserve_burst(io, port, ring, packed, cursor, meta, order, count, counters, drops):
-    """Find buffers for packets `order[:count]`; returns (frames that have some, cursor behind these).
+def reserve_burst(io, port, ring, packed, cursor, meta, order, count):
+    """Find buffers for packets `order[:count]`, and ask for their memory ahead of its use.
 
-    Frame f is packet tx_order[f]; its buffers are targets[tx_targets[f] : tx_targets[f + 1]], of chains
-    tx_chains[f] : tx_chains[f + 1].
+    Returns (frames that have some, cursor behind these, packets larger than any buffer); the rest found
+    the ring empty. Frame f is packet tx_order[f]; its buffers are
+    targets[tx_targets[f] : tx_targets[f + 1]], of chains tx_chains[f] : tx_chains[f + 1].
     """
     regions = io.regions[port]
     n_regions = np.int64(io.devices[port]["regions"])
@@ -127,6 +131,7 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count, counters, 
     frames = np.int64(0)
     chains = np.int64(0)
     targets = np.int64(0)
+    too_large = np.int64(0)
     io.tx_targets[0] = 0
     io.tx_chains[0] = 0
     for k in range(count):
@@ -144,6 +149,7 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count, counters, 
                 reason = np.int64(Drop.TX_FULL)
                 break
             io.tx_cursors[chain] = at
+            prefetch_descriptor(ring, at)
             found, size, number, at = ring_take(
                 ring, packed, at, regions, n_regions, True, io.targets, io.target_guest, target
             )
@@ -161,9 +167,8 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count, counters, 
             chain += 1
             target += found
         if reason != Drop.NONE:
-            drops[reason] += _1
-            counters[PortCounter.TX_DROPPED] += _1
-            ring["dropped"] += _1
+            if reason == Drop.RING_BUFFER:
+                too_large += 1
             continue
         cursor = at
         chains = chain
@@ -172,23 +177,49 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count, counters, 
         frames += 1
         io.tx_chains[frames] = chains
         io.tx_targets[frames] = targets
-    if ring["inflight"] != _0:
-        inflight_taken(ring, packed, io.tx_ids, io.tx_cursors, chains, cursor)
-    return frames, cursor
+    return frames, cursor, too_large
 
 
 @helper
-def give_burst(io, ring, packed, chains, end):
-    """Give the reserved chains back, filled; `end` is the cursor behind them."""
+def count_tx(io, port, ring, frames, octets, count, too_large, drops):
+    """Book a burst of `count` packets for a guest, of which `frames` found buffers."""
+    counters = io.counters[port]
+    counters[PortCounter.TX_PACKETS] += np.uint64(frames)
+    counters[PortCounter.TX_BYTES] += octets
+    counters[PortCounter.TX_CALLS] += _1
+    if frames != count:
+        dropped = np.uint64(count - frames)
+        ring["dropped"] += dropped
+        counters[PortCounter.TX_DROPPED] += dropped
+        drops[Drop.RING_BUFFER] += np.uint64(too_large)
+        drops[Drop.TX_FULL] += dropped - np.uint64(too_large)
+
+
+@helper
+def track_reserved(io, ring, packed, frames, end):
+    """Note in the in-flight buffer, if there is one, that the reserved chains are about to be filled."""
+    if ring["inflight"] != _0:
+        chains = np.int64(io.tx_chains[frames])
+        inflight_taken(ring, packed, io.tx_ids, io.tx_cursors, chains, end)
+
+
+@helper
+def give_reserved(io, port, ring, packed, frames, end):
+    """Give the reserved chains back, filled, to the driver; `end` is the cursor behind them."""
+    chains = np.int64(io.tx_chains[frames])
     ring_begin(ring, end)
     if ring["inflight"] != _0:
         inflight_giving(ring, packed, io.tx_ids, chains, end)
     for k in range(chains - 1, -1, -1):
         ring_give(ring, packed, np.uint64(io.tx_cursors[k]), np.uint64(io.tx_ids[k]), io.tx_sizes[k])
+    if io.devices[port]["log_addr"] != _0:
+        _log_targets(io, port, np.int64(io.tx_targets[frames]))
+    ring_quiet(ring, packed)
+    publish(io, port, ring, packed, io.tx_ids, chains, end)
 
 
 @helper
-def log_targets(io, port, targets):
+def _log_targets(io, port, targets):
     """Mark what was written to a guest's buffers in its dirty log."""
     device = io.devices[port]
     for k in range(targets):
@@ -212,6 +243,14 @@ def publish(io, port, ring, packed, ids, chains, end):
         io.calling[0] = np.int64(ring["call_fd"]) + 1  # a driver that fills its eventfd is found by this
         write(ring["call_fd"], address_of(io.iov), np.uint64(8))
         io.calling[0] = 0
+
+
+@helper
+def book_down(io, port, count, drops):
+    """Book packets for a guest none of whose queues runs."""
+    counters = io.counters[port]
+    drops[Drop.PORT_DOWN] += np.uint64(count)
+    counters[PortCounter.TX_DROPPED] += np.uint64(count)
 
 
 @helper

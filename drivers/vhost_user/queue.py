@@ -9,16 +9,18 @@ import numpy as np
 
 from drivers.libc import EAGAIN
 from drivers.port import PortCounter
-from drivers.vhost_user.cross import cross_burst, is_plain_burst
+from drivers.vhost_user.cross import cross_burst
 from drivers.vhost_user.exchange import (
-    give_burst,
-    log_targets,
+    book_down,
+    count_tx,
+    give_reserved,
     publish,
     receive_ring,
     reserve_burst,
     ring_lock,
     runs,
     take_burst,
+    track_reserved,
 )
 from drivers.vhost_user.features import VIRTIO_NET_F_GUEST_CSUM
 from drivers.vhost_user.frames import frame_in, frame_out
@@ -31,7 +33,7 @@ from drivers.vhost_user.ring import (
     ring_is_packed,
     ring_quiet,
 )
-from kernels.atomic import store_release_u32, try_lock
+from kernels.atomic import pause, store_release_u32, try_lock
 from kernels.drops import Drop
 from kernels.jit import helper
 from kernels.memory import address_of
@@ -83,10 +85,9 @@ def _rx_ring(io, port, ring, headers, meta, counters, drops):
     io.taken[0] = taken
     ring_quiet(ring, packed)
     out = np.int64(io.devices[port]["xconnect"]) - 1
-    if out >= 0 and ring["enabled"] != 0 and is_plain_burst(io, meta, packets):
+    if out >= 0 and ring["enabled"] != 0 and cross_burst(io, out, meta, packets, drops):
         for p in range(packets):
             counters[PortCounter.RX_BYTES] += np.uint64(meta[p]["frame_len"])
-        cross_burst(io, out, meta, packets, drops)
         io.crossed[0] = packets
         kept = np.int64(0)
     else:
@@ -145,34 +146,21 @@ def vhost_tx(io, port, headers, meta, order, count, counters, drops):
     """Copy packets `order[:count]` into the guest's receive buffers; what finds none is dropped."""
     number = receive_ring(io, port)
     if number < 0:
-        drops[Drop.PORT_DOWN] += np.uint64(count)
-        counters[PortCounter.TX_DROPPED] += np.uint64(count)
+        book_down(io, port, count, drops)
         return
     ring = io.rings[port, number]
     lock = ring_lock(io, port, number)
     while not try_lock(lock):  # another worker sends to the same queue: a burst's time
-        pass
-    _tx_locked(io, port, ring, headers, meta, order, count, counters, drops)
-    store_release_u32(lock, _0)
-
-
-@helper
-def _tx_locked(io, port, ring, headers, meta, order, count, counters, drops):
-    """Reserve buffers for the whole burst, fill them, give them back: so that memory is asked for ahead."""
+        pause()
     packed = ring_is_packed(ring)
-    begin = ring_cursor(ring)
-    frames, end = reserve_burst(io, port, ring, packed, begin, meta, order, count, counters, drops)
+    frames, end, too_large = reserve_burst(io, port, ring, packed, ring_cursor(ring), meta, order, count)
+    octets = _0
     if frames > 0:
+        track_reserved(io, ring, packed, frames, end)
         octets = _fill_burst(io, ring, headers, meta, frames)
-        chains = np.int64(io.tx_chains[frames])
-        give_burst(io, ring, packed, chains, end)
-        if io.devices[port]["log_addr"] != _0:
-            log_targets(io, port, np.int64(io.tx_targets[frames]))
-        ring_quiet(ring, packed)
-        publish(io, port, ring, packed, io.tx_ids, chains, end)
-        counters[PortCounter.TX_PACKETS] += np.uint64(frames)
-        counters[PortCounter.TX_BYTES] += octets
-    counters[PortCounter.TX_CALLS] += _1
+        give_reserved(io, port, ring, packed, frames, end)
+    count_tx(io, port, ring, frames, octets, count, too_large, drops)
+    store_release_u32(lock, _0)
 
 
 @helper
