@@ -95,7 +95,7 @@ class Bench:
         _done(self.io, port)
 
     def transmit(self, batch, order=None, port=0):
-        """Send packets of a batch."""
+        """Send packets of a batch; this bench is one too, of what it received."""
         order = np.arange(len(batch.meta)) if order is None else order
         order = np.array(order, np.uint16)
         _transmit(

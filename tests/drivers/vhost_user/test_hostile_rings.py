@@ -129,13 +129,35 @@ def test_bad_indirect_tables(kind):
         ([(*GOOD, 0), (HOLE, 64, INDIRECT, 0)], "RING_CHAIN"),
         ([(FRONT[0], 16, INDIRECT, 0)], "RING_CHAIN"),
         ([(FRONT[0], 100, NEXT, 1), (HOLE, 64, 0, 0)], "RING_ADDRESS"),
-        ([(FRONT[0], 100, WRITE, 0)], "RING_CHAIN"),
         ([(FRONT[0], 0, 0, 0)], "RING_CHAIN"),
     ):
         bench, driver = make(kind, 1)
         if not driver.packed and entries[0][2] == 0 and len(entries) > 1:
             entries = [(*GOOD[:2], NEXT, 1), *entries[1:]]  # noqa: PLW2901
         check_bad(bench, driver, offer(driver, [table(bench, driver, entries)]), reason)
+
+
+def test_what_is_marked_writable_in_a_table_to_be_read():
+    """A split table's mark counts; a packed one's is what DPDK's driver writes, and is only read."""
+    entries = [(FRONT[0], 72, WRITE, 0)]
+    bench, driver = make("split", 1)
+    check_bad(bench, driver, offer(driver, [table(bench, driver, entries)]), "RING_CHAIN")
+    bench, driver = make("packed", 1)
+    bench.memories[0].write(FRONT[0], bytes(12) + frame_of(60))
+    number = offer(driver, [table(bench, driver, entries)])
+    assert bench.receive() == (1, 0)
+    assert bench.frame(0) == frame_of(60)
+    bench.done()
+    assert driver.collect() == [(number, 0)]
+
+
+def test_what_is_not_marked_writable_in_a_table_to_be_written():
+    for kind in KINDS:
+        bench, driver = make(kind, 0)
+        offer(driver, [table(bench, driver, [(FRONT[0], 100, 0, 0)])])
+        bench.transmit(Batch([frame_of(60)]))
+        assert bench.rings[0, 0]["fault"] == FAULT_BUFFER
+        assert bench.memories[0].read(FRONT[0], 100) == bytes([FILL]) * 100
 
 
 @pytest.mark.parametrize("entries", [[(*GOOD[:2], NEXT, 0)], [(*GOOD[:2], NEXT, 1), (*GOOD[:2], NEXT, 0)]])
