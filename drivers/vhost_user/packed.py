@@ -143,7 +143,10 @@ def _skip(ring, cursor, looked):
 
 @helper
 def _take_indirect(guest, length, regions, n_regions, writable, pieces, guests, first):
-    """Walk an indirect table, which is one chain from its first descriptor to its last (2.8.7)."""
+    """Walk an indirect table, which is one chain from its first descriptor to its last (2.8.7).
+
+    DPDK's driver marks what it sends as writable there. Reading that harms nobody; writing needs the mark.
+    """
     if length == _0 or length % np.uint64(DESC_BYTES) or length > np.uint64(DESC_BYTES * CHAIN_MAX):
         return np.int64(BAD_CHAIN), _0
     table = translate(regions, n_regions, guest, length)
@@ -157,7 +160,7 @@ def _take_indirect(guest, length, regions, n_regions, writable, pieces, guests, 
         word = second_word(table, at)
         flags = packed_flags(word)
         size = desc_length(word)
-        if flags & np.uint64(DESC_F_INDIRECT) or wrong_direction(flags, writable):
+        if flags & np.uint64(DESC_F_INDIRECT) or (writable and wrong_direction(flags, writable)):
             return np.int64(BAD_CHAIN), _0
         if size == _0:
             continue

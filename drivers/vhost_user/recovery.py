@@ -12,7 +12,9 @@ import ctypes
 
 from drivers.vhost_user import inflight_log as log
 from drivers.vhost_user.chain import DESC_BYTES, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE
+from drivers.vhost_user.features import VIRTIO_F_INDIRECT_DESC
 from drivers.vhost_user.packed import DESC_F_AVAIL, DESC_F_USED, EVENT_FLAGS_DISABLE, WRAP_BIT
+from drivers.vhost_user.position import find_position
 
 INDEX_OFFSET = 2  # octets, of the available and the used ring
 
@@ -79,6 +81,9 @@ def _recover_packed(row, resumed, writable):
     region, size = int(row["inflight"]), int(row["size"])
     if region and not resumed and _is_ours(region, size):
         row["next"], row["pending"] = _packed_cursors(region, size, int(row["next"]))
+    elif not resumed and row["next"] == WRAP_BIT:  # the first position; or the driver cannot say
+        indirect = bool(int(row["features"]) >> VIRTIO_F_INDIRECT_DESC & 1)
+        row["next"] = row["pending"] = find_position(int(row["desc"]), size, indirect)
     if row["pending"] != row["next"]:
         _finish_packed(row, writable)
     if region:
