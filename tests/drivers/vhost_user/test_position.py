@@ -77,11 +77,12 @@ def test_one_descriptor_a_chain(size):
 
 
 def test_chains_that_lie_in_the_ring():
-    """Buffer IDs tell the members of a chain, mostly: not of one whose head was written over."""
+    """Buffer IDs tell the members of a chain; in a ring that is not full, whose heads are still there."""
     rng = random.Random(1)
-    rings = [at_random(256, 4, rng) for _ in range(300)]
+    rings = [ring for ring in (at_random(256, 4, rng) for _ in range(600)) if ring.free > 32]
+    assert len(rings) > 200
     wrong = sum(ring.found(indirect=False) != ring.device for ring in rings)
-    assert wrong <= len(rings) * 0.05
+    assert wrong <= 2  # a driver that takes the same buffer ID for the chain behind it
 
 
 def test_fresh_ring():
