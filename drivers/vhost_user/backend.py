@@ -68,6 +68,7 @@ class Backend:
         added = self._take(snapshot["fds"], fds)
         mapped = {}
         try:
+            _check_tokens(snapshot)
             for area in _areas(snapshot):
                 if area not in self._mapped:
                     mapped[area] = self._guard.map(self._fds[area[0]], area[1], area[2], self.index)
@@ -106,6 +107,10 @@ class Backend:
 
     def _take(self, tokens, fds):
         """Keep descriptors by token, close second copies; returns the tokens that are new."""
+        if len(tokens) != len(fds):
+            for fd in fds:
+                os.close(fd)
+            raise ValueError(f"{len(fds)} descriptors came with {len(tokens)} tokens")
         added = []
         for token, fd in zip(tokens, fds, strict=True):
             if token in self._fds:
@@ -204,6 +209,15 @@ def _areas(snapshot):
     found += [tuple(snapshot["log"])] if snapshot["log"] else []
     found += [tuple(snapshot["inflight"][:3])] if snapshot["inflight"] else []
     return found
+
+
+def _check_tokens(snapshot):
+    """Raises ValueError: something names a descriptor that did not come."""
+    named = {area[0] for area in _areas(snapshot)}
+    named |= {ring[name] for ring in snapshot["rings"] for name in ("kick", "call", "err")} - {None}
+    missing = sorted(named.difference(snapshot["fds"]))
+    if missing:
+        raise ValueError(f"no descriptors came for the tokens {missing}")
 
 
 class _RingPlan:

@@ -334,6 +334,22 @@ def test_a_ring_that_there_is_not_is_refused(plane):
     refused(plane, snapshot(ring(RINGS_MAX, desc=USER), extra=(13,)), ValueError, "ring 32, there are 32")
 
 
+def test_a_token_without_its_descriptor_is_refused(plane):
+    for name in ("call", "kick", "err"):
+        wrong = snapshot(ring(1, **{name: 99}))
+        wrong["fds"].remove(99)
+        refused(plane, wrong, ValueError, r"no descriptors came for the tokens \[99\]")
+
+
+def test_more_descriptors_than_tokens_are_refused_and_closed(plane):
+    plane.apply(snapshot(ring(1)))
+    before = sorted(os.listdir("/proc/self/fd"))
+    for count in (0, 1, 5):
+        with pytest.raises(ValueError, match=f"{count} descriptors came with 3 tokens"):
+            plane.backend.apply(snapshot(ring(1)), [os.dup(0) for _ in range(count)])
+        assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 def test_closing_twice_is_allowed(plane):
     plane.apply(snapshot(ring(0), ring(1)))
     plane.backend.close()
