@@ -5,10 +5,15 @@ The oracle is the specification's own words: virtio 1.2 2.7.7.2, 2.7.10.2 (split
 
 import os
 import random
+import select
+import threading
+import time
 
 import pytest
 
 from drivers.vhost_user import features as f
+from kernels.atomic import fence
+from kernels.jit import kernel
 from kernels.layout import BATCH_SIZE
 from tests.drivers.vhost_user.ring_bursts import Bench, lay
 from tests.drivers.vhost_user.test_queue import HEADER, KINDS, frame_of
@@ -16,6 +21,8 @@ from tests.drivers.vhost_user.test_transmit import buffers
 from tests.kernels.batches import Batch
 
 EVENT_IDX = 1 << f.VIRTIO_F_EVENT_IDX
+CHAINS = 3000
+SLEEP_MS = 3000
 FEATURES = (0, EVENT_IDX)
 
 
@@ -134,6 +141,73 @@ def test_a_chain_that_came_before_the_question_is_not_slept_over(kind, features)
         assert talk.bench.receive() == (1, 0)
         talk.bench.done()
         assert talk.bench.ask_kicks() is False
+
+
+@kernel
+def fence_now():
+    fence()
+
+
+class Sleeper:
+    """A worker in a thread of its own, that sleeps whenever it may; counts the sleeps that nobody ended."""
+
+    def __init__(self, bench, kick_fd):
+        self.bench, self.kick_fd = bench, kick_fd
+        self.sleeps = self.overslept = 0
+        self.stop = False
+        self.thread = threading.Thread(target=self._work)
+        self.thread.start()
+
+    def _work(self):
+        poll = select.poll()
+        poll.register(self.kick_fd, select.POLLIN)
+        while not self.stop:
+            count, _ = self.bench.receive()
+            self.bench.done()
+            if count == 0 and not self.bench.ask_kicks():
+                self.sleeps += 1
+                if poll.poll(SLEEP_MS):
+                    os.eventfd_read(self.kick_fd)
+                else:
+                    self.overslept += 1
+
+    def end(self):
+        self.stop = True
+        os.eventfd_write(self.kick_fd, 1)
+        self.thread.join()
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("features", FEATURES)
+def test_no_wake_up_is_lost(kind, features):
+    """A driver that kicks only when asked, beside a worker that asks and sleeps."""
+    fence_now()
+    with Talk(kind, 8, features) as talk:
+        driver, kicks, used, at = talk.driver, 0, 0, talk.at
+        kick_fd = os.eventfd(0)
+        sleeper = Sleeper(talk.bench, kick_fd)
+        try:
+            for turn in range(CHAINS):
+                limit = time.monotonic() + 10 * SLEEP_MS / 1000
+                # sometimes all have to come back first, so that the worker falls asleep
+                while not driver.free or (turn % 5 == 0 and driver.chains):
+                    used += len(driver.collect())
+                    assert time.monotonic() < limit, "chains do not come back"
+                driver.offer(talk.chain)
+                fence_now()
+                if driver.would_kick(at, at + 1):
+                    os.eventfd_write(kick_fd, 1)
+                    kicks += 1
+                at += 1
+            while used < CHAINS and time.monotonic() < limit + 1:
+                used += len(driver.collect())
+        finally:
+            sleeper.end()
+            os.close(kick_fd)
+        assert used == CHAINS
+        assert sleeper.overslept == 0
+        assert min(sleeper.sleeps, kicks) > CHAINS // 20, "it slept, and was woken"
 
 
 @pytest.mark.parametrize("state", ["configured", "started"])
