@@ -151,6 +151,14 @@ def test_what_is_marked_writable_in_a_table_to_be_read():
     assert driver.collect() == [(number, 0)]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_good_table_with_a_next(kind):
+    """2.7.5.3.1, 2.8.8: a driver must not set both flags."""
+    bench, driver = make(kind, 1)
+    addr, length, flags = table(bench, driver, [(FRONT[0], 72, 0, 0)])
+    check_bad(bench, driver, offer(driver, [(addr, length, flags | NEXT), GOOD]), "RING_CHAIN")
+
+
 def test_what_is_not_marked_writable_in_a_table_to_be_written():
     for kind in KINDS:
         bench, driver = make(kind, 0)

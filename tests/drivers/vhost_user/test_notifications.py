@@ -177,6 +177,11 @@ class Sleeper:
         self.thread.join()
 
 
+def state(talk, sleeper):
+    """What a failure is understood by."""
+    return talk.row, talk.driver.chains, sleeper.sleeps, sleeper.overslept, sleeper.thread.is_alive()
+
+
 @pytest.mark.compiled
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("features", FEATURES)
@@ -184,6 +189,8 @@ def test_no_wake_up_is_lost(kind, features):
     """A driver that kicks only when asked, beside a worker that asks and sleeps."""
     fence_now()
     with Talk(kind, 8, features) as talk:
+        talk.burst(1)
+        talk.bench.ask_kicks()  # all is compiled
         driver, kicks, used, at = talk.driver, 0, 0, talk.at
         kick_fd = os.eventfd(0)
         sleeper = Sleeper(talk.bench, kick_fd)
@@ -193,7 +200,7 @@ def test_no_wake_up_is_lost(kind, features):
                 # sometimes all have to come back first, so that the worker falls asleep
                 while not driver.free or (turn % 5 == 0 and driver.chains):
                     used += len(driver.collect())
-                    assert time.monotonic() < limit, "chains do not come back"
+                    assert time.monotonic() < limit, ("chains do not come back", *state(talk, sleeper))
                 driver.offer(talk.chain)
                 fence_now()
                 if driver.would_kick(at, at + 1):
