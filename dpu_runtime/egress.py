@@ -31,6 +31,7 @@ from kernels.layout import (
 )
 from kernels.memory import cycles
 from kernels.segment import gso_segment, gso_segment_count
+from kernels.transport import PROTO_TCP
 from kernels.vlan import retag
 
 
@@ -41,6 +42,27 @@ def charge(kernel_counters, stage, packets, since):
     kernel_counters[stage, 0] += np.uint64(packets)
     kernel_counters[stage, 1] += now - since
     return now
+
+
+@helper
+def _to_one_port(batch, n_out):
+    """Whether every copy goes to one port, each packet once: then `order` is them as they are.
+
+    That is nearly every burst of one flow or of few; to link its copies would be work for nothing.
+    """
+    port = batch.out_port[0]
+    for k in range(1, n_out):
+        if batch.out_port[k] != port or batch.out_packet[k] <= batch.out_packet[k - 1]:
+            return False
+    if n_out > BATCH_SIZE:
+        return False
+    for k in range(n_out):
+        packet = batch.out_packet[k]
+        batch.order[k] = packet
+        batch.order_port[k] = port
+        batch.copies[np.int64(packet)] = 1
+    batch.egress_ports[0] = port
+    return True
 
 
 @helper
@@ -196,18 +218,20 @@ def _retag_all(shared, batch, port, count, drops):
 
 @helper
 def _may_merge(shared, batch, count):
-    """Whether GRO is of use: a packet came from a port without GRO of its own, and none is a copy.
+    """Whether GRO is of use: TCP came from a port without GRO of its own, and no packet is a copy.
 
     A merged packet is changed in place, so it must have one egress port only.
     """
+    if count < 2:
+        return False
     wanted = False
     for k in range(count):
         i = np.int64(batch.order[k])
         if batch.copies[i] > 1:
             return False
-        if shared.ports[np.int64(batch.meta[i]["in_port"])]["flags"] & PORT_RX_GRO:
-            wanted = True
-    return wanted and count > 1
+        if batch.meta[i]["ip_proto"] == PROTO_TCP:
+            wanted |= shared.ports[np.int64(batch.meta[i]["in_port"])]["flags"] & PORT_RX_GRO != 0
+    return wanted
 
 
 @glue
@@ -232,15 +256,14 @@ def _merge(shared, batch, port, count, counters):
 
 
 @glue
-def _send_port(w, shared, batch, port, bare, now):
-    """Policy, tags, offloads and transmit of one port's copies; returns the time.
+def _send_port(w, shared, batch, port, taken, bare, now):
+    """Policy, tags, offloads and transmit of one port's copies, `order[:taken]`; returns the time.
 
     With `bare`, a cross-connect's, neither policy nor tags.
     """
     counters = shared.port_counters[w.number, port]
     drops = shared.drops[w.number]
     kernel_counters = shared.kernel_counters[w.number]
-    taken = _take_port(batch, port)
     count = taken
     if not bare:
         allowed = np.int64(
@@ -268,9 +291,12 @@ def _send_port(w, shared, batch, port, bare, now):
 @glue
 def egress(w, shared, batch, n_out, bare, now):
     """Send the `n_out` copies the switch made; returns the time."""
-    distinct = gather(batch, n_out)
+    direct = n_out > 0 and _to_one_port(batch, n_out)
+    distinct = np.int64(1) if direct else gather(batch, n_out)
     for k in range(distinct):
-        now = _send_port(w, shared, batch, np.int64(batch.egress_ports[k]), bare, now)
+        port = np.int64(batch.egress_ports[k])
+        taken = n_out if direct else _take_port(batch, port)
+        now = _send_port(w, shared, batch, port, taken, bare, now)
     return now
 
 

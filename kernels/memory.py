@@ -129,6 +129,48 @@ def copy_memory(typingctx, target, source, size):
     return types.void(types.uint64, types.uint64, types.uint64), codegen
 
 
+COPY_SHORT_MAX = 128  # octets
+
+
+@primitive(_py_copy)
+def copy_short(typingctx, target, source, size):
+    """memcpy `size` octets, without a call when they are 16 to COPY_SHORT_MAX; the two do not overlap.
+
+    Two moves of half of it or more, which may overlap each other, do for any size in between.
+    """
+
+    def codegen(context, builder, signature, args):
+        target_int, source_int, size_int = args
+        pointer = _I8.as_pointer()
+        done = builder.append_basic_block("copy.done")
+
+        def both_ends(width):
+            vector = ir.VectorType(_I8, width).as_pointer()
+            last = builder.sub(size_int, ir.Constant(_I64, width))
+            pairs = [(source_int, target_int), (builder.add(source_int, last), builder.add(target_int, last))]
+            values = [builder.load(builder.inttoptr(at, vector), align=1) for at, _ in pairs]
+            for value, (_, to) in zip(values, pairs, strict=True):
+                builder.store(value, builder.inttoptr(to, vector), align=1)
+
+        for width in (64, 32, 16):
+            at_least = builder.icmp_unsigned(">=", size_int, ir.Constant(_I64, width))
+            at_most = builder.icmp_unsigned("<=", size_int, ir.Constant(_I64, 2 * width))
+            short, longer = (builder.append_basic_block(f"copy.{name}{width}") for name in ("to", "not"))
+            builder.cbranch(builder.and_(at_least, at_most), short, longer)
+            builder.position_at_end(short)
+            both_ends(width)
+            builder.branch(done)
+            builder.position_at_end(longer)
+        function = builder.module.declare_intrinsic("llvm.memcpy", [pointer, pointer, _I64])
+        ends = [builder.inttoptr(at, pointer) for at in (target_int, source_int)]
+        builder.call(function, [*ends, size_int, ir.Constant(ir.IntType(1), 0)])
+        builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, types.uint64), codegen
+
+
 def _element_pointer(context, builder, signature, args):
     array_type = signature.args[0]
     array = context.make_array(array_type)(context, builder, args[0])

@@ -74,6 +74,7 @@ def admit(meta, count, ports, vlan_allowed, mac, drops):
     """
     passed = 0
     table = address_of(mac)
+    src_before, dst_before = _0, _0
     for i in range(count):
         rec = meta[i]
         if rec["verdict"] != VERDICT_PASS:
@@ -83,9 +84,11 @@ def admit(meta, count, ports, vlan_allowed, mac, drops):
             drop_packet(rec, reason, drops)
             continue
         passed += 1
-        vlan = rec["vlan"]
-        prefetch(table + home_bucket(mac_hash(mac_key(rec["src_mac"], vlan))) * _WORD_BYTES)
-        prefetch(table + home_bucket(mac_hash(mac_key(rec["dst_mac"], vlan))) * _WORD_BYTES)
+        src, dst = mac_key(rec["src_mac"], rec["vlan"]), mac_key(rec["dst_mac"], rec["vlan"])
+        if src != src_before or dst != dst_before:
+            prefetch(table + home_bucket(mac_hash(src)) * _WORD_BYTES)
+            prefetch(table + home_bucket(mac_hash(dst)) * _WORD_BYTES)
+            src_before, dst_before = src, dst
     return passed
 
 
@@ -181,17 +184,27 @@ def switch(
     # Read once: the control process may write the list meanwhile.
     active = min(np.int64(active_ports[0]), len(active_ports) - 1, out_max)
     n_out = 0
+    # Packets of one flow come in runs: what the table said of the one before is true of its successor.
+    src_before, in_port_before = _0, np.int64(PORT_NONE)
+    dst_before, port_before = _0, np.int64(PORT_NONE)
     for i in range(start, count):
         rec = meta[i]
         if rec["verdict"] != VERDICT_PASS:
             continue
         in_port, vlan, dst = np.int64(rec["in_port"]), rec["vlan"], np.uint64(rec["dst_mac"])
         src_key = mac_key(rec["src_mac"], vlan)
-        if not seen_lately(mac, src_key, in_port, ports, now_ticks):
-            learn_mac(mac, src_key, in_port, ports, now_ticks, ageing_ticks, counters)
+        if src_key != src_before or in_port != in_port_before:
+            if not seen_lately(mac, src_key, in_port, ports, now_ticks):
+                learn_mac(mac, src_key, in_port, ports, now_ticks, ageing_ticks, counters)
+                port_before = np.int64(PORT_NONE)  # it may be the one that was learned
+            src_before, in_port_before = src_key, in_port
         port = np.int64(PORT_NONE)
         if dst & MAC_GROUP_BIT == _0:
-            port = lookup_mac(mac, mac_key(dst, vlan), ports, now_ticks, ageing_ticks)
+            dst_key = mac_key(dst, vlan)
+            if dst_key != dst_before or port_before == PORT_NONE:
+                dst_before = dst_key
+                port_before = lookup_mac(mac, dst_key, ports, now_ticks, ageing_ticks)
+            port = port_before
         elif _is_link_local(dst):
             drop_packet(rec, _DROP_LINK_LOCAL, drops)
             continue

@@ -22,7 +22,7 @@ from drivers.vhost_user.ring import ring_cursor, ring_is_packed
 from kernels.atomic import load_once_u16, pause, store_release_u32, try_lock
 from kernels.jit import helper
 from kernels.layout import FRAME_BYTES_MAX
-from kernels.memory import address_of, copy_memory, store_u32, store_u64
+from kernels.memory import address_of, copy_short, store_u32, store_u64
 from kernels.virtio_net import VNET_HDR_BYTES
 
 _0 = np.uint64(0)
@@ -67,7 +67,7 @@ def cross_burst(io, out, meta, packets, drops):
 def _is_plain(io, meta, packets):
     """Whether no frame of a burst has offload metadata; its header and one octet are in one piece."""
     for p in range(packets):
-        first = np.int64(meta[p]["payload_addr"])
+        first = np.uint64(meta[p]["payload_addr"])
         size = np.int64(meta[p]["frame_len"])
         if size == 0 or size > FRAME_BYTES_MAX or io.pieces[first, 1] <= _VNET:
             return False
@@ -82,16 +82,16 @@ def _fill(io, ring, meta, frames):
     octets = _0
     for f in range(frames):
         m = meta[np.int64(io.tx_order[f])]
-        first = np.int64(m["payload_addr"])
-        count = np.int64(m["payload_len"])
+        first = np.uint64(m["payload_addr"])
+        count = np.uint64(m["payload_len"])
         size = np.uint64(m["frame_len"])
-        target = np.int64(io.tx_targets[f])
+        target = np.uint64(io.tx_targets[f])
         buffers = np.uint64(io.tx_chains[f + 1] - io.tx_chains[f]) if mergeable else _1
         if count == 1 and io.targets[target, 1] >= _VNET + size:
             to = io.targets[target, 0]
             store_u64(to, _0)
             store_u32(to + _8, buffers << _NUM_BUFFERS_SHIFT)
-            copy_memory(to + _VNET, io.pieces[first, 0] + _VNET, size)
+            copy_short(to + _VNET, io.pieces[first, 0] + _VNET, size)
         else:
             _fill_pieces(io, first, count, target, buffers)
         octets += size
@@ -105,5 +105,5 @@ def _fill_pieces(io, first, count, target, buffers):
     io.iov[1] = buffers << _NUM_BUFFERS_SHIFT
     at, offset = scatter(address_of(io.iov), _VNET, io.targets, target, _0)
     at, offset = scatter(io.pieces[first, 0] + _VNET, io.pieces[first, 1] - _VNET, io.targets, at, offset)
-    for k in range(first + 1, first + count):
+    for k in range(first + _1, first + count):
         at, offset = scatter(io.pieces[k, 0], io.pieces[k, 1], io.targets, at, offset)

@@ -39,6 +39,9 @@ _RING_BYTES = np.uint64(RING_DTYPE.itemsize)
 _MRG_RXBUF = np.uint64(1 << VIRTIO_NET_F_MRG_RXBUF)
 _LINE = np.uint64(64)
 _LENGTH_MAX = np.uint64(0xFFFF_FFFF)
+_BATCH_SIZE = np.uint64(BATCH_SIZE)
+_CHAIN_MAX = np.uint64(CHAIN_MAX)
+_PIECES_MAX = np.uint64(PIECES_MAX)
 
 
 @helper
@@ -59,12 +62,12 @@ def take_burst(io, port, ring, packed, meta, drops):
     n_regions = np.int64(io.devices[port]["regions"])
     cursor = ring_cursor(ring)
     waiting = min(ring_waiting(ring, packed, cursor), np.uint64(BATCH_SIZE))
-    taken = np.int64(0)
-    packets = np.int64(0)
+    taken = _0  # unsigned: an index that might be negative costs a comparison
+    packets = _0
     bad = _0
     octets = _0
-    first = np.int64(1)
-    while taken < np.int64(waiting) and octets < np.uint64(BURST_BYTES_MAX):
+    first = _1
+    while taken < waiting and octets < np.uint64(BURST_BYTES_MAX):
         io.cursors[taken] = cursor
         prefetch_descriptor(ring, cursor)
         count, size, chain, cursor = ring_take(
@@ -73,7 +76,7 @@ def take_burst(io, port, ring, packed, meta, drops):
         if count == NOTHING:
             break
         io.ids[taken] = chain
-        taken += 1
+        taken += _1
         if count < 0:
             drops[-count] += _1
             bad += _1
@@ -84,14 +87,14 @@ def take_burst(io, port, ring, packed, meta, drops):
         m["payload_addr"] = first
         m["payload_len"] = count
         m["frame_len"] = min(max(size, _VNET) - _VNET, _LENGTH_MAX)
-        packets += 1
+        packets += _1
         octets += size
-        first += count + 1
+        first += np.uint64(count) + _1
     io.cursors[taken] = cursor
     ring["bad_chains"] += bad
     if ring["inflight"] != _0:
-        inflight_taken(ring, packed, io.ids, io.cursors, taken, cursor)
-    return taken, packets, bad
+        inflight_taken(ring, packed, io.ids, io.cursors, np.int64(taken), cursor)
+    return np.int64(taken), np.int64(packets), bad
 
 
 @helper
@@ -126,27 +129,27 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count):
     """
     regions = io.regions[port]
     n_regions = np.int64(io.devices[port]["regions"])
-    waiting = np.int64(ring_waiting(ring, packed, cursor))
+    waiting = ring_waiting(ring, packed, cursor)
     mergeable = ring["features"] & _MRG_RXBUF != _0
-    frames = np.int64(0)
-    chains = np.int64(0)
-    targets = np.int64(0)
+    frames = _0  # unsigned: an index that might be negative costs a comparison
+    chains = _0
+    targets = _0
     too_large = np.int64(0)
     io.tx_targets[0] = 0
     io.tx_chains[0] = 0
-    for k in range(count):
-        need = _VNET + np.uint64(meta[np.int64(order[k])]["frame_len"])
+    for k in range(np.uint64(count)):
+        need = _VNET + np.uint64(meta[np.uint64(order[k])]["frame_len"])
         room = _0
-        reason = np.int64(Drop.NONE)
+        full = False
         at = cursor
         chain = chains
         target = targets
-        while room < need:
-            if chain > chains and (not mergeable or chain - chains == BATCH_SIZE):
-                reason = np.int64(Drop.RING_BUFFER)
+        while room < need and not full:
+            if chain > chains and (not mergeable or chain - chains == _BATCH_SIZE):
+                too_large += 1
                 break
-            if chain >= waiting or target + CHAIN_MAX > PIECES_MAX:
-                reason = np.int64(Drop.TX_FULL)
+            if chain >= waiting or target + _CHAIN_MAX > _PIECES_MAX:
+                full = True
                 break
             io.tx_cursors[chain] = at
             prefetch_descriptor(ring, at)
@@ -157,27 +160,25 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count):
                 if found < 0:
                     ring["fault"] = FAULT_BUFFER
                 waiting = chain  # no more than was found so far
-                reason = np.int64(Drop.TX_FULL)
+                full = True
                 break
             io.tx_ids[chain] = number
             io.tx_sizes[chain] = min(size, need - room)
             prefetch_write(io.targets[target, 0])
             prefetch_write(io.targets[target, 0] + _LINE)
             room += size
-            chain += 1
-            target += found
-        if reason != Drop.NONE:
-            if reason == Drop.RING_BUFFER:
-                too_large += 1
+            chain += _1
+            target += np.uint64(found)
+        if room < need:
             continue
         cursor = at
         chains = chain
         targets = target
         io.tx_order[frames] = order[k]
-        frames += 1
+        frames += _1
         io.tx_chains[frames] = chains
         io.tx_targets[frames] = targets
-    return frames, cursor, too_large
+    return np.int64(frames), cursor, too_large
 
 
 @helper

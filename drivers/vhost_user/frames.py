@@ -10,12 +10,13 @@ import numpy as np
 from kernels.drops import Drop
 from kernels.jit import helper
 from kernels.layout import FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
-from kernels.memory import address_of, copy_memory, load_u64
+from kernels.memory import address_of, copy_short, load_u64
 from kernels.virtio_net import VNET_HDR_BYTES
 
 FRONT_BYTES = VNET_HDR_BYTES + HEADER_BYTES  # octets of a buffer that go into the row
 
 _0 = np.uint64(0)
+_1 = np.uint64(1)
 _16 = np.uint64(16)
 _NONE = np.int64(Drop.NONE)
 
@@ -38,13 +39,13 @@ def frame_in(rows, row_bytes, i, m, pieces, first, count, size, port):
     in_row = min(octets, np.uint64(FRONT_BYTES))
     front = rows + np.uint64(i) * row_bytes + np.uint64(HEADROOM_BYTES - VNET_HDR_BYTES)
     if count == 1:
-        copy_memory(front, pieces[first, 0], in_row)
+        copy_short(front, pieces[first, 0], in_row)
         m["payload_addr"] = pieces[first, 0] + in_row
         m["payload_iov"] = _0
     else:
         at = _gather(front, in_row, pieces, first)
         m["payload_addr"] = pieces[at, 0]
-        left = at + 1 < first + count  # more than one piece
+        left = at + _1 < first + count  # more than one piece
         m["payload_iov"] = address_of(pieces) + np.uint64(at) * _16 if left else _0
     m["payload_len"] = octets - in_row
     m["frame_len"] = size
@@ -64,10 +65,10 @@ def _gather(front, in_row, pieces, first):
     done = _0
     while done != in_row:
         size = min(pieces[at, 1], in_row - done)
-        copy_memory(front + done, pieces[at, 0], size)
+        copy_short(front + done, pieces[at, 0], size)
         done += size
         if size == pieces[at, 1]:
-            at += 1
+            at += _1
         else:
             pieces[at, 0] += size
             pieces[at, 1] -= size
@@ -85,11 +86,11 @@ def frame_out(row_addr, m, targets, first):
     payload = np.uint64(m["payload_len"])
     if targets[first, 1] >= row_size + payload:
         to = targets[first, 0]
-        copy_memory(to, row_addr + begin, row_size)
+        copy_short(to, row_addr + begin, row_size)
         if payload == _0:
             return
         if m["payload_iov"] == _0:
-            copy_memory(to + row_size, m["payload_addr"], payload)
+            copy_short(to + row_size, m["payload_addr"], payload)
             return
     at, offset = scatter(row_addr + begin, row_size, targets, first, _0)
     if m["payload_iov"] == _0:
@@ -111,10 +112,10 @@ def scatter(source, size, targets, at, offset):
     while done != size:
         room = targets[at, 1] - offset
         part = min(room, size - done)
-        copy_memory(targets[at, 0] + offset, source + done, part)
+        copy_short(targets[at, 0] + offset, source + done, part)
         done += part
         offset += part
         if part == room:
-            at += 1
+            at += _1
             offset = _0
     return at, offset

@@ -115,7 +115,7 @@ def packed_take(ring, cursor, regions, n_regions, writable, pieces, guests, firs
         if wrong_direction(flags, writable):
             break
         if length != _0:
-            if not add_piece(pieces, guests, first + count, regions, n_regions, guest, length):
+            if not add_piece(pieces, guests, first + np.uint64(count), regions, n_regions, guest, length):
                 result = np.int64(BAD_ADDRESS)
                 break
             count += 1
@@ -164,7 +164,7 @@ def _take_indirect(guest, length, regions, n_regions, writable, pieces, guests, 
             return np.int64(BAD_CHAIN), _0
         if size == _0:
             continue
-        if not add_piece(pieces, guests, first + count, regions, n_regions, start, size):
+        if not add_piece(pieces, guests, first + np.uint64(count), regions, n_regions, start, size):
             return np.int64(BAD_ADDRESS), _0
         count += 1
         octets += size

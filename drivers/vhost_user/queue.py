@@ -108,19 +108,19 @@ def _into_rows(io, port, headers, meta, packets, drops):
     """Copy the fronts of the burst's frames into the rows; returns (packets that fit, their octets)."""
     rows = address_of(headers)
     row_bytes = np.uint64(headers.shape[1])
-    kept = np.int64(0)
+    kept = _0  # unsigned: an index that might be negative costs a comparison
     octets = _0
-    for p in range(packets):
-        first = np.int64(meta[p]["payload_addr"])
-        count = np.int64(meta[p]["payload_len"])
+    for p in range(np.uint64(packets)):
+        first = np.uint64(meta[p]["payload_addr"])
+        count = np.uint64(meta[p]["payload_len"])
         size = np.uint64(meta[p]["frame_len"])
         reason = frame_in(rows, row_bytes, kept, meta[kept], io.pieces, first, count, size, port)
         if reason != Drop.NONE:
             drops[reason] += _1
         else:
             octets += size
-            kept += 1
-    return kept, octets
+            kept += _1
+    return np.int64(kept), octets
 
 
 @helper
@@ -170,15 +170,15 @@ def _fill_burst(io, ring, headers, meta, frames):
     rows = address_of(headers)
     row_bytes = np.uint64(headers.shape[1])
     octets = _0
-    for f in range(frames):
-        i = np.int64(io.tx_order[f])
+    for f in range(np.uint64(frames)):
+        i = np.uint64(io.tx_order[f])
         m = meta[i]
-        buffers = np.int64(io.tx_chains[f + 1]) - np.int64(io.tx_chains[f])
-        row = rows + np.uint64(i) * row_bytes
+        buffers = np.uint64(io.tx_chains[f + _1]) - np.uint64(io.tx_chains[f])
+        row = rows + i * row_bytes
         if not offloads:
             m["offload"] = 0  # 5.1.6.4: flags are zero without GUEST_CSUM
         encode_vnet(row, m, buffers)
-        frame_out(row, m, io.targets, np.int64(io.tx_targets[f]))
+        frame_out(row, m, io.targets, np.uint64(io.tx_targets[f]))
         octets += np.uint64(m["frame_len"])
     return octets
 

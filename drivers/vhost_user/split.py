@@ -104,7 +104,7 @@ def split_take(ring, cursor, regions, n_regions, writable, pieces, guests, first
         if wrong_direction(flags, writable):
             return np.int64(BAD_CHAIN), octets, head, behind
         if length != _0:
-            if not add_piece(pieces, guests, first + count, regions, n_regions, guest, length):
+            if not add_piece(pieces, guests, first + np.uint64(count), regions, n_regions, guest, length):
                 return np.int64(BAD_ADDRESS), octets, head, behind
             count += 1
             octets += length

@@ -37,6 +37,11 @@ def copy(target, source, size):
 
 
 @kernel
+def copy_short(target, source, size):
+    memory.copy_short(target, source, size)
+
+
+@kernel
 def address_of(array):
     return memory.address_of(array)
 
@@ -157,3 +162,14 @@ def test_cycles_do_not_run_backwards():
 def test_prefetch_of_any_address_is_harmless():
     prefetch(np.uint64(0))
     prefetch(ADDRESS)
+
+
+@pytest.mark.parametrize("size", [*range(300), 4096, 65550])
+def test_copy_short_of_any_size_and_place(size):
+    source = np.random.default_rng(size).integers(0, 256, size + 64, np.uint8)
+    for begin, to in ((0, 0), (3, 5), (17, 1)):
+        target = np.full(size + 64, FILL, np.uint8)
+        copy_short(np.uint64(target.ctypes.data + to), np.uint64(source.ctypes.data + begin), np.uint64(size))
+        assert (target[to : to + size] == source[begin : begin + size]).all()
+        assert (target[:to] == FILL).all()
+        assert (target[to + size :] == FILL).all()
