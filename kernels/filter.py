@@ -36,6 +36,7 @@ from kernels.drops import Drop
 from kernels.jit import helper, kernel
 from kernels.layout import (
     BATCH_SIZE,
+    META_DTYPE,
     PARSED_IPV4,
     PARSED_IPV6,
     PARSED_PORTS,
@@ -43,7 +44,7 @@ from kernels.layout import (
     VERDICT_DROP,
     VERDICT_PASS,
 )
-from kernels.memory import address_of, load_acquire, prefetch
+from kernels.memory import address_of, load_acquire, load_u64, prefetch
 from kernels.verdict_cache import (
     CACHE_SHIFT,
     SET_WORDS,
@@ -59,6 +60,12 @@ _PROTO_TCP = 6
 _32_BITS = np.uint64(0xFFFFFFFF)
 _SLOT_MASK = np.uint32((1 << VERDICT_ACTION_SHIFT) - 1)
 _SET_BYTES = np.uint64(8 * SET_WORDS)
+_RECORD_BYTES = np.uint64(META_DTYPE.itemsize)
+_PLACE_AT = np.uint64(META_DTYPE.fields["l2_offset"][1])  # with header_end, in_port and gso_size in one word
+PARSED_BEGIN = META_DTYPE.fields["ethertype"][1]  # octets; all that the parser writes, and the verdict
+PARSED_END = META_DTYPE.fields["payload_iov"][1]
+assert META_DTYPE.fields["in_port"][1] < int(_PLACE_AT) + 8
+assert PARSED_BEGIN % 8 == 0 and PARSED_END % 8 == 0
 
 
 @helper
@@ -141,6 +148,22 @@ def count_hit(hits, verdict, frame_len):
     return np.uint32(verdict) >> np.uint32(VERDICT_ACTION_SHIFT) == ACTION_DROP
 
 
+@helper
+def _same_flow(records, packet, before):
+    """Whether two packets have the same placement, port and parsed fields, and so the same key.
+
+    records  address of the META_DTYPE records
+
+    Packets of one flow come in runs. The fields lie together, so they are compared as words.
+    """
+    a = records + np.uint64(packet) * _RECORD_BYTES
+    b = records + np.uint64(before) * _RECORD_BYTES
+    differing = load_u64(a + _PLACE_AT) ^ load_u64(b + _PLACE_AT)
+    for at in range(PARSED_BEGIN, PARSED_END, 8):
+        differing |= load_u64(a + np.uint64(at)) ^ load_u64(b + np.uint64(at))
+    return differing == 0
+
+
 @kernel
 def filter_ingress(headers, meta, count, acl, cache, hits, drops):
     """Drop the packets that the ingress stage denies.
@@ -162,24 +185,30 @@ def filter_ingress(headers, meta, count, acl, cache, hits, drops):
         return _default_ingress(meta, count, np.uint32(head["default_verdict"]), hits, drops)
     cache_follow(cache, version)
     used, keys, hashes, sets = acl.used[slot], cache.batch_keys, cache.batch_hashes, address_of(cache.sets)
-    packets, verdicts = cache.batch_packets, cache.batch_verdicts
+    packet_rows, verdicts = cache.batch_rows, cache.batch_verdicts
+    records = address_of(meta)
     passed = 0
     denied = 0
     start = 0
     while start < count:
         end = min(count, start + BATCH_SIZE)
         rows = 0
+        before = start
         for packet in range(start, end):
             rec = meta[packet]
             if rec["verdict"] == VERDICT_PASS:
-                packets[rows] = np.uint16(packet - start)
-                hashes[rows] = make_key(keys, np.uint64(rows), rec, PORT_NONE, used)
-                prefetch(sets + (hashes[rows] >> CACHE_SHIFT) * _SET_BYTES)
-                rows += 1
+                if rows == 0 or not _same_flow(records, packet, before):
+                    hashes[rows] = make_key(keys, np.uint64(rows), rec, PORT_NONE, used)
+                    prefetch(sets + (hashes[rows] >> CACHE_SHIFT) * _SET_BYTES)
+                    rows += 1
+                packet_rows[packet - start] = np.uint16(rows - 1)
+                before = packet
         decide(acl, slot, cache, rows)
-        for row in range(rows):
-            rec = meta[start + np.int64(packets[row])]
-            if count_hit(hits, verdicts[row], rec["frame_len"]):
+        for packet in range(start, end):
+            rec = meta[packet]
+            if rec["verdict"] != VERDICT_PASS:
+                continue
+            if count_hit(hits, verdicts[np.int64(packet_rows[packet - start])], rec["frame_len"]):
                 rec["verdict"] = VERDICT_DROP
                 rec["drop_reason"] = _DROP_INGRESS
                 denied += 1

@@ -38,6 +38,7 @@ assert _DROP_VLAN_DENIED < _DROP_PORT_DOWN < _DROP_MTU_EXCEEDED
 _0 = np.uint64(0)
 _1 = np.uint64(1)
 _WORD_BYTES = np.uint64(8)
+_NO_PORT = np.int64(PORT_NONE)
 _LINK_LOCAL = np.uint64(0x0180C2000000)  # 01-80-C2-00-00-00 .. -0F, 802.1Q table 8-1
 _LINK_LOCAL_SHIFT = np.uint64(4)
 _PORT_UP = np.uint32(PORT_UP)
@@ -115,7 +116,7 @@ def egress_denied(rec, ports, vlan_allowed, port):
 
 
 @helper
-def _flood(meta, i, ports, vlan_allowed, active_ports, active, out_packet, out_port, n_out):
+def _flood(meta, i, ports, vlan_allowed, active_ports, active, out_packet, out_port, n_out, counters):
     """List packet `i` for all ports that take it but its own; returns (DROP_* code, new n_out)."""
     rec = meta[i]
     first = n_out
@@ -132,6 +133,8 @@ def _flood(meta, i, ports, vlan_allowed, active_ports, active, out_packet, out_p
         out_port[n_out] = port
         n_out += 1
     if n_out > first:
+        counters[COUNTER_FLOODED] += _1
+        counters[COUNTER_COPIES] += np.uint64(n_out - first - 1)
         return _DROP_NONE, n_out
     return (closest if closest != _DROP_NONE else _DROP_NO_EGRESS), n_out
 
@@ -178,15 +181,13 @@ def switch(
     short: drain the list and call again with `start = next`. Packets whose verdict is not PASS take
     no part.
     """
-    now_ticks = np.uint64(now)
-    ageing_ticks = np.uint64(ageing)
+    now_ticks, ageing_ticks = np.uint64(now), np.uint64(ageing)
     out_max = len(out_packet)
     # Read once: the control process may write the list meanwhile.
     active = min(np.int64(active_ports[0]), len(active_ports) - 1, out_max)
     n_out = 0
     # Packets of one flow come in runs: what the table said of the one before is true of its successor.
-    src_before, in_port_before = _0, np.int64(PORT_NONE)
-    dst_before, port_before = _0, np.int64(PORT_NONE)
+    src_before, in_port_before, dst_before, port_before = _0, _NO_PORT, _0, _NO_PORT
     for i in range(start, count):
         rec = meta[i]
         if rec["verdict"] != VERDICT_PASS:
@@ -196,9 +197,9 @@ def switch(
         if src_key != src_before or in_port != in_port_before:
             if not seen_lately(mac, src_key, in_port, ports, now_ticks):
                 learn_mac(mac, src_key, in_port, ports, now_ticks, ageing_ticks, counters)
-                port_before = np.int64(PORT_NONE)  # it may be the one that was learned
+                port_before = _NO_PORT  # it may be the one that was learned
             src_before, in_port_before = src_key, in_port
-        port = np.int64(PORT_NONE)
+        port = _NO_PORT
         if dst & MAC_GROUP_BIT == _0:
             dst_key = mac_key(dst, vlan)
             if dst_key != dst_before or port_before == PORT_NONE:
@@ -211,13 +212,9 @@ def switch(
         if n_out + (active if port == PORT_NONE else 1) > out_max:
             return i, n_out
         if port == PORT_NONE:
-            first = n_out
             reason, n_out = _flood(
-                meta, i, ports, vlan_allowed, active_ports, active, out_packet, out_port, n_out
+                meta, i, ports, vlan_allowed, active_ports, active, out_packet, out_port, n_out, counters
             )
-            if reason == _DROP_NONE:
-                counters[COUNTER_FLOODED] += _1
-                counters[COUNTER_COPIES] += np.uint64(n_out - first - 1)
         elif port == in_port:
             reason = _DROP_HAIRPIN
         else:

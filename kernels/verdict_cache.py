@@ -43,7 +43,7 @@ VerdictCache = namedtuple(
         "batch_keys",  # uint64[BATCH_SIZE, KEY_WORDS]
         "batch_hashes",  # uint64[BATCH_SIZE]
         "batch_tables",  # uint64[BATCH_SIZE], of each miss the tables that can match
-        "batch_packets",  # uint16[BATCH_SIZE]
+        "batch_rows",  # uint16[BATCH_SIZE], row of each packet's key
         "batch_misses",  # uint16[BATCH_SIZE], key rows to look up in the stage
         "batch_verdicts",  # uint32[BATCH_SIZE]
     ],
