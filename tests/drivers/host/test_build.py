@@ -76,7 +76,8 @@ def test_rings_and_link_are_clean_under_sanitizers(tmp_path):
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",  # the interpreter leaks
     }
     tests = [f"tests/drivers/host/test_{name}.py" for name in ("rings", "link", "hostile")]
-    run(sys.executable, "-c", program, "-q", "-s", "-p", "no:cacheprovider", *tests, cwd=ROOT, env=environment)
+    options = ("-q", "-s", "-p", "no:cacheprovider")
+    run(sys.executable, "-c", program, *options, *tests, cwd=ROOT, env=environment)
 
 
 @pytest.mark.package("gcc", "libc6-dev", "valgrind")
