@@ -197,7 +197,8 @@ class DpuDevice:
             await asyncio.sleep(WATCH_RINGS_S)
             for slot in list(self.ports.values()):
                 if slot.plane:
-                    slot.plane.report_faults()
+                    for ring in slot.plane.new_faults():
+                        slot.driver.signal_error(ring)
                     if why := slot.plane.fatal():
                         slot.driver.hang_up(why)
 

@@ -57,9 +57,12 @@ class RingPlane:
             for number in (rows["fault"] != FAULT_NONE).nonzero()[0].tolist()
         }
 
-    def report_faults(self):
-        """Log each fault once."""
+    def new_faults(self):
+        """Rings whose fault was not reported yet; each is logged, once."""
+        fresh = []
         for ring, text in self.faults().items():
             if ring not in self._told:
                 self._told.add(ring)
                 log.warning("port %s: ring %d is stopped: %s", self.name, ring, text)
+                fresh.append(ring)
+        return fresh

@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import socket
+import threading
 
 from drivers.port import Kind
 from drivers.vhost_user import QUEUE_PAIRS_MAX, capabilities, endpoint
@@ -118,6 +119,16 @@ class VhostUserPort:
             pass  # it is gone already
         finally:
             sock.detach()
+
+    def signal_error(self, ring):
+        """Tell the driver, if it asked to be told, that a ring was stopped; vhost-user SET_VRING_ERR.
+
+        In a thread: a hostile driver can make a write to its eventfd wait.
+        """
+        token = self._now.rings[ring].err
+        if token is not None:
+            fd = os.dup(self._descriptors.fd(token))
+            threading.Thread(target=_write_and_close, args=(fd,), daemon=True).start()
 
     # what there is
 
@@ -271,3 +282,12 @@ class VhostUserPort:
                 failed = error.errno
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, RECONNECT_S_MAX)
+
+
+def _write_and_close(fd):
+    try:
+        os.eventfd_write(fd, 1)
+    except BlockingIOError:
+        pass  # it has not read what it was told before
+    finally:
+        os.close(fd)

@@ -37,6 +37,7 @@ class RawGuest(Frontend):
         self.map = mmap.mmap(self.fd, MEMORY_BYTES)
         self.kick_fd = [self.eventfd(), self.eventfd()]
         self.call_fd = [self.eventfd(), self.eventfd()]
+        self.err_fd = self.eventfd()
         self.sent = 0
 
     def set_up(self):
@@ -52,6 +53,7 @@ class RawGuest(Frontend):
             self.send(Request.SET_VRING_BASE, state(ring, 0))
             self.send(Request.SET_VRING_ADDR, addr(ring))
             self.send(Request.SET_VRING_CALL, u64(ring), [self.call_fd[ring]])
+            self.send(Request.SET_VRING_ERR, u64(ring), [self.err_fd])
             self.send(Request.SET_VRING_KICK, u64(ring), [self.kick_fd[ring]])
             assert self.ack(Request.SET_VRING_ENABLE, state(ring, 1)) == 0
 
@@ -77,6 +79,13 @@ class RawGuest(Frontend):
     def kick(self):
         """Ask the device to look at the transmit ring."""
         os.eventfd_write(self.kick_fd[TX], 1)
+
+    def errors(self):
+        """How often the device has told of an error."""
+        try:
+            return os.eventfd_read(self.err_fd)
+        except BlockingIOError:  # the other side has made it so
+            return 0
 
     def fill_call(self):
         """Fill the transmit ring's call eventfd up: the next write to it blocks."""

@@ -201,6 +201,7 @@ def test_ring_that_makes_no_sense_stops_alone(dpu):
         guest.send_frames(1)
         faults = wait_until(lambda: dpu.call("port.show", name="evil")[0]["info"]["vhost_user"]["faults"])
         assert list(faults.values()) == ["the driver offers more buffers than the ring holds"]
+        assert wait_until(lambda: guest.errors() == 1)
     with RawGuest(path) as guest:  # a fresh connection is a fresh start
         guest.set_up()
         guest.send_frames(1)
