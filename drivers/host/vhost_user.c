@@ -173,6 +173,11 @@ int dpu_send_ring(struct dpu_port *port, const struct ring *ring, uint32_t numbe
         code = send_and_confirm(port, &place, -1);
     if (!code)
         code = send_fd(port, SET_VRING_CALL, number, ring->call_fd);
+    /* A kick that the last DPU did not see would start the ring before it is enabled: its packets would be discarded
+     * (vhost-user, "Ring states"). dpu_attach kicks in the end. */
+    uint64_t unseen;
+    if (!code && read(ring->kick_fd, &unseen, sizeof unseen) < 0 && errno != EAGAIN)
+        code = dpu_fail(port, DPU_ESYSTEM, "kick eventfd: %s", strerror(errno));
     if (!code)
         code = send_fd(port, SET_VRING_KICK, number, ring->kick_fd);
     /* Without protocol features a ring is born enabled (vhost-user, "Ring states"). */

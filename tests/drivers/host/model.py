@@ -39,6 +39,7 @@ class Ring:
         self.size = self.base = 0
         self.kick = self.call = None
         self.enabled = False
+        self.kicked_early = None  # whether there was a kick already when SET_VRING_KICK came
         self.taken = 0
 
     def place(self, memory, desc, avail, used):
@@ -261,6 +262,8 @@ class Backend:
             ring.place(self.memory, desc - self.user, avail - self.user, used - self.user)
         elif request in (SET_VRING_KICK, SET_VRING_CALL):
             setattr(self.rings[index & 0xFF], "kick" if request == SET_VRING_KICK else "call", fds[0])
+            if request == SET_VRING_KICK:
+                self.rings[index & 0xFF].kicked_early = self.rings[index & 0xFF].was_kicked()
         elif request in (SET_VRING_NUM, SET_VRING_BASE, SET_VRING_ENABLE):
             name = {SET_VRING_NUM: "size", SET_VRING_BASE: "base", SET_VRING_ENABLE: "enabled"}[request]
             setattr(self.rings[index], name, value)

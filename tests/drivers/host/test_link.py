@@ -1,5 +1,6 @@
 """libdpu's connection: errors that name their cause, a DPU that vanishes, comes back, or is slow."""
 
+import os
 import random
 import threading
 import time
@@ -237,6 +238,18 @@ def test_rings_go_on_after_each_of_20_restarts(libdpu, open_port, socket_path, s
     assert port.stats()["reconnects"] == port.stats()["link_losses"] == 20
     assert port.stats()["tx_packets"] == sent > 0 < arrived
     backend.close()
+
+
+def test_a_kick_that_nobody_saw_does_not_start_a_ring_too_early(libdpu, port, backend, socket_path):
+    """vhost-user, "Ring states": what a ring that runs and is not enabled has is discarded."""
+    backend.wait_for(lambda: backend.rings[1].enabled)
+    os.eventfd_write(backend.rings[1].kick, 1)
+    backend.close()
+    with Backend(socket_path) as fresh:
+        reconnected(libdpu, port)
+        fresh.wait_for(lambda: fresh.rings[1].enabled)
+        assert [ring.kicked_early for ring in fresh.rings[:2]] == [False, False]
+        fresh.wait_for(fresh.rings[1].was_kicked)
 
 
 def test_attempts_to_reconnect_become_rarer(libdpu, open_port, socket_path):
