@@ -8,6 +8,7 @@ No figure in a document is typed: what stands between the markers comes from her
 
 import argparse
 import json
+import re
 import shutil
 import sys
 
@@ -16,7 +17,24 @@ from bench.results import OUT, ROOT, Result, figure
 FIGURES = ROOT / "bench" / "figures"
 BEGIN, END = "<!-- figures: begin, generated -->", "<!-- figures: end -->"
 # README.md shows a newcomer these, bench/README.md everything.
-HEADLINES = ("tcp_containers", "latency", "recovery", "start", "idle")
+HEADLINES = (
+    "tcp_containers",
+    "latency",
+    "recovery",
+    "start",
+    "idle",
+    "vhost_user",
+    "vhost_tso",
+    "host_programs",
+    "vhost_reconnect",
+)
+# Of those with many cases, README.md shows the figures whose names match.
+HEADLINE_ROWS = {
+    "vhost_user": re.compile(r".*, 64 B: (?!.*lost).*|.*, 1500 B: DPU.* / .*"),
+    "vhost_tso": re.compile(r"port to port, .*: ([^/]*(bare|io|rules)|DPU.* / .*)"),
+    "host_programs": re.compile(r"64 B: .*(polling|dpu_wait)|.*polling, p(50|99)"),
+    "vhost_reconnect": re.compile(r".*(restarts|to the first packet|lost, mean|leaked)"),
+}
 DETAIL_UNITS = ("cycles a packet", "octets")  # not for README.md
 
 
@@ -30,9 +48,10 @@ def _where(data):
     return f"{data['machine']}, {data['cpus']} CPUs, Linux {data['kernel']}, commit {data['commit']}, {load}"
 
 
-def section(name, data, hidden_units=()):
-    """Markdown of one script's figures, but for those in `hidden_units`."""
+def section(name, data, hidden_units=(), shown=None):
+    """Markdown of one script's figures, but for those in `hidden_units`; `shown`: names that match it."""
     rows = [Result(**fields) for fields in data["results"] if fields["unit"] not in hidden_units]
+    rows = [row for row in rows if shown is None or shown.fullmatch(row.name)]
     lines = [f"`bench/{name}.py` ({_where(data)}):", ""]
     lines += ["| figure | median | lowest | highest | unit |", "| --- | ---: | ---: | ---: | --- |"]
     lines += [
@@ -41,9 +60,12 @@ def section(name, data, hidden_units=()):
     return "\n".join(lines)
 
 
-def block(figures, names, hidden_units=()):
-    """Markdown between the markers, of the scripts `names` that were measured."""
-    return "\n\n".join(section(name, figures[name], hidden_units) for name in names if name in figures)
+def block(figures, names, hidden_units=(), shown=None):
+    """Markdown between the markers, of the scripts `names` that were measured; `shown`: pattern by script."""
+    shown = shown or {}
+    return "\n\n".join(
+        section(name, figures[name], hidden_units, shown.get(name)) for name in names if name in figures
+    )
 
 
 def with_block(text, generated):
@@ -58,7 +80,7 @@ def with_block(text, generated):
 def documents(figures):
     """What each generated document should say: path -> text."""
     blocks = {
-        ROOT / "README.md": block(figures, HEADLINES, DETAIL_UNITS),
+        ROOT / "README.md": block(figures, HEADLINES, DETAIL_UNITS, HEADLINE_ROWS),
         ROOT / "bench" / "README.md": block(figures, figures),
     }
     return {path: with_block(path.read_text(), text) for path, text in blocks.items()}

@@ -5,23 +5,22 @@ Client: testpmd's virtio-user ports on CPU 0, what is measured on CPU 1; who has
 Cases:  loop-back, one port, each packet goes back to where it came from; port to port, two of them, bare
         (joined by a fixed rule) and as a switch that has learned both addresses and has --rules rules.
 Size:   ms a measurement, after a warm-up.
-Checks: packets arrive. When others had over STOLEN_PERCENT_MAX of both CPUs, the measurement is taken
-        again; how much they had in those that count is a figure of its own.
-Not:    64 KB TSO: testpmd makes no TCP. Its client goes beside `testpmd.client`, with the same methods.
+Checks: packets arrive. A measurement in which others had the CPUs is taken again (bench/peers/cpu_time.py);
+        how much they had in those that count is a figure of its own.
+Not:    64 KB TSO: testpmd makes no TCP; that is vhost_tso.py.
 """
 
 import contextlib
-import os
 import shutil
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bench import results
 from bench.peers import ovs_dpdk, testpmd, vhost_dpu
+from bench.peers.cpu_time import TRIES_MAX, raise_priority, undisturbed, waited_seconds
 from bench.peers.hosts import stop_on_signals
 from bench.peers.hugepages import hugepages
 
@@ -30,12 +29,8 @@ CLIENT_CPU, SWITCH_CPU = 0, 1
 FRAME_OCTETS = (64, 512, 1500)
 RULES = 1000
 WARM_UP_SECONDS = 0.2
-STOLEN_PERCENT_MAX = 5.0  # of the time of both CPUs
-TRIES_MAX = 3
 QUICK_MS, QUICK_REPEATS = 300, 2
 PACKETS_PER_MPACKET = 1e6
-NS_PER_SECOND = 1e9
-NICE_FIRST = -20
 # Two testpmds and their clients, Open vSwitch: what they take in huge pages, with some more for rounding.
 HUGEPAGES_MB = 4 * testpmd.MEMORY_MB + ovs_dpdk.MEMORY_MB + 128
 
@@ -67,22 +62,6 @@ def missing_packages():
     return sorted(package for program, package in PACKAGES.items() if shutil.which(program) is None)
 
 
-def waited_seconds(pids):
-    """Time that threads of these processes were ready but had no CPU: second number of schedstat, proc(5)."""
-    files = [path for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
-    return sum(int(path.read_text().split()[1]) for path in files) / NS_PER_SECOND
-
-
-def raise_priority(pids):
-    """Have the threads of these processes run before all others: the highest nice value, sched(7)."""
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(task.name), NICE_FIRST)
-        group = Path(f"/proc/{pid}/autogroup")  # each has a session, whose nice value is what counts
-        if group.exists():
-            group.write_text(str(NICE_FIRST))
-
-
 def measure(contender, octets, seconds):
     """One Sample of frames of `octets`."""
     client, switch = contender.client, contender.switch
@@ -104,14 +83,7 @@ def measure(contender, octets, seconds):
 
 def measure_undisturbed(contender, octets, seconds, tries=TRIES_MAX):
     """The first Sample with both cores to itself, else the best of `tries`."""
-    best = None
-    for _ in range(tries):
-        sample = measure(contender, octets, seconds)
-        if best is None or sample.stolen_percent < best.stolen_percent:
-            best = sample
-        if best.stolen_percent <= STOLEN_PERCENT_MAX:
-            break
-    return best
+    return undisturbed(lambda: measure(contender, octets, seconds), tries)
 
 
 def run(size, repeats=results.REPEATS, rules=RULES, quick=False, peers_only=False, priority=False):

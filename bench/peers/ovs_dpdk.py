@@ -37,14 +37,16 @@ class OvsDpdk:
     """A switch with a port for each of `sockets`, where the clients listen; its poll-mode thread on `cpu`.
 
     rules  flows beside the NORMAL action of the variant SWITCHED
+    tso    take TCP segments of up to 64 KB
     """
 
     client_listens = True
 
-    def __init__(self, sockets, cpu, folder, rules=0):
+    def __init__(self, sockets, cpu, folder, rules=0, tso=False):
         self.sockets = sockets
         self._folder = Path(folder)
         self._rules = rules
+        self._tso = tso
         self._variant = None
         self._host = Host(str(cpu))
         try:
@@ -66,6 +68,7 @@ class OvsDpdk:
             "dpdk-extra": f'"-m {MEMORY_MB} --no-pci --no-telemetry --in-memory"',
             "pmd-cpu-mask": hex(cpu_mask),
             "dpdk-lcore-mask": hex(cpu_mask),
+            "userspace-tso-enable": str(self._tso).lower(),
         }
         self._vsctl(
             "--no-wait", "set", "Open_vSwitch", ".", *(f"other_config:{k}={v}" for k, v in other.items())

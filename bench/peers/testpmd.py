@@ -19,6 +19,8 @@ ANSWER_SECONDS_MAX = 20.0
 MEMORY_MB = 128  # huge pages a process
 BUFFERS = 16384  # of 2176 octets: the rings of two ports, twice
 RING_ENTRIES = 1024  # descriptors of each of a client's rings
+# Of BackEnd, so that a segment's `gso_type` and owed checksum are those of the packet that is sent again.
+TSO = ",tso=1,legacy-ol-flags=1"
 FIRST_BURSTS = 16  # of 32 packets, from each port: half a ring, so that none is lost and all have as many
 
 
@@ -74,6 +76,13 @@ class Testpmd:
         self.process.stdin.write(f"{text}\n".encode())
         self.process.stdin.flush()
         return self._answer(f"{text}\r\n".encode())
+
+    def skip_messages(self):
+        """Read what it printed of its own accord, so that it is not taken for an answer."""
+        while select.select([self.process.stdout], [], [], 0)[0] and os.read(
+            self.process.stdout.fileno(), 65536
+        ):
+            pass
 
     def _answer(self, echo):
         """What is printed after the `echo` of a command, up to the next prompt."""
@@ -135,13 +144,18 @@ def client(sockets, cpu, listens=False):
 
 
 class BackEnd(Testpmd):
-    """A Testpmd that listens on each of `sockets`: net_vhost, two ports joined, a single one to itself."""
+    """A Testpmd that listens on each of `sockets`: net_vhost, two ports joined, a single one to itself.
+
+    options  further ones of the devices, such as TSO
+    """
 
     client_listens = False
 
-    def __init__(self, sockets, cpu):
+    def __init__(self, sockets, cpu, options=""):
         self.sockets = sockets
-        super().__init__([f"net_vhost{n},iface={path},queues=1" for n, path in enumerate(sockets)], cpu)
+        super().__init__(
+            [f"net_vhost{n},iface={path},queues=1{options}" for n, path in enumerate(sockets)], cpu
+        )
 
     def begin(self, variant):
         """Forward, in the mode `variant`: io or macswap."""

@@ -3,6 +3,10 @@
 Not: a standby data plane, which sleeps while packets are counted; only its start would take time.
 """
 
+import contextlib
+import os
+import select
+import signal
 from pathlib import Path
 
 from dpu_runtime.client import Client
@@ -22,6 +26,7 @@ _PORT = """
 name = "host{number}"
 kind = "vhost_user"
 socket = "{socket}"
+client = {client}
 """
 # No packet of a measurement goes to these addresses, of RFC 5737.
 _RULE = """
@@ -40,25 +45,47 @@ class VhostDpu:
     variant  LOOPED, JOINED or SWITCHED, for good: a port that is connected otherwise is a new one
     rules    in force when SWITCHED, none of which matches a packet that is measured
     env      environment variables for the daemon
+    client   connect to the sockets instead of listening on them
     """
 
     client_listens = False
 
-    def __init__(self, sockets, cpu, folder, variant, rules=0, env=None):
+    def __init__(self, sockets, cpu, folder, variant, rules=0, env=None, client=False):
         self.sockets = sockets
+        self._client = client
+        self._env = env
         self._cpu = cpu
         self._folder = Path(folder)
         self._rules = rules
         self._variant = variant
-        config = self._folder / "dpu.toml"
-        config.write_text(self._text())
-        self.daemon = DpuDaemon(config, self._folder / "dpu.log", env=env)
+        self._config = self._folder / "dpu.toml"
+        self._config.write_text(self._text())
+        self.start_daemon()
+
+    def start_daemon(self):
+        """Start the daemon; returns when it forwards."""
+        self.daemon = DpuDaemon(self._config, self._folder / "dpu.log", env=self._env)
+        self._pidfd = os.pidfd_open(self.pids[0])
+
+    def kill(self):
+        """Kill the control process, then the data plane; returns when both are gone."""
+        self.daemon.process.send_signal(signal.SIGKILL)
+        self.daemon.process.wait()
+        self._kill_data_plane()
+
+    def _kill_data_plane(self):
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        select.select([self._pidfd], [], [])
+        os.close(self._pidfd)
+        self._pidfd = None
 
     def _text(self):
         parts = [_HEAD.format(folder=self._folder, cpu=self._cpu)]
         last = len(self.sockets) - 1
+        client = str(self._client).lower()
         for number, path in enumerate(self.sockets):
-            parts.append(_PORT.format(number=number, socket=path))
+            parts.append(_PORT.format(number=number, socket=path, client=client))
             if self._variant != SWITCHED:
                 parts.append(f'xconnect = "host{number if self._variant == LOOPED else last - number}"\n')
         for n in range(self._rules if self._variant == SWITCHED else 0):
@@ -87,7 +114,11 @@ class VhostDpu:
 
     def close(self):
         """End it; twice is allowed."""
-        self.daemon.stop()
+        try:
+            self.daemon.stop()
+        finally:
+            if self._pidfd is not None:
+                self._kill_data_plane()  # of a control process that did not end it
 
     def __enter__(self):
         return self

@@ -11,12 +11,51 @@ def test_documents_say_what_was_measured():
         assert path.read_text() == text, f"{path.name} is stale: run python -m bench.report"
 
 
-def test_every_headline_was_measured():
+def test_figures_and_headlines_are_of_scripts():
     figures = report.load_figures()
-    assert set(report.HEADLINES) <= set(figures)
-    for name, data in figures.items():
-        assert (ROOT / "bench" / f"{name}.py").exists()
-        assert data["results"]
+    assert set(report.HEADLINE_ROWS) <= set(report.HEADLINES)
+    assert all((ROOT / "bench" / f"{name}.py").exists() for name in {*report.HEADLINES, *figures})
+    assert all(data["results"] for data in figures.values())
+
+
+def test_of_many_figures_the_readme_shows_some():
+    names = {
+        "vhost_user": [
+            "port to port, 64 B: DPU, 1000 rules",
+            "port to port, 64 B: DPU, bare / testpmd io",
+            "port to port, 64 B: DPU, 1000 rules, lost",
+            "port to port, 512 B: DPU, bare / testpmd io",
+        ],
+        "vhost_tso": [
+            "port to port, 64 KB: testpmd io",
+            "port to port, 64 KB: DPU, bare / testpmd io",
+            "port to port, 64 KB: testpmd io, lost",
+            "loop-back, 64 KB: testpmd io",
+        ],
+        "host_programs": [
+            "64 B: xconnect, polling",
+            "one way, 10 kpps: xconnect, polling, p99",
+            "64 B: xconnect, polling, lost",
+            "one way, 10 kpps: xconnect, polling, p99.9",
+        ],
+        "vhost_reconnect": [
+            "libdpu: restarts",
+            "libdpu: lost, mean",
+            "libdpu: arrived twice, mean",
+            "libdpu: handed over again",
+        ],
+    }
+    assert names.keys() == report.HEADLINE_ROWS.keys()
+    for script, four in names.items():
+        shown = [name for name in four if report.HEADLINE_ROWS[script].fullmatch(name)]
+        assert shown == four[:2], script
+
+
+def test_a_script_that_was_not_measured_has_no_section():
+    figures = report.load_figures()
+    measured = figures.pop("latency")
+    assert "bench/latency.py" not in report.block(figures, report.HEADLINES)
+    assert "bench/latency.py" in report.block(figures | {"latency": measured}, report.HEADLINES)
 
 
 def test_a_changed_figure_makes_a_document_stale():
