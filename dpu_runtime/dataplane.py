@@ -61,6 +61,8 @@ class DataPlane:
         self.shared.control[Control.TSC_HZ] = self.tsc_hz
         self.shared.control[Control.STOP] = 0
         self._listen(message["adopt_path"])
+        for index in self.shared.devices["pairs"].nonzero()[0]:  # of a process before this one
+            self.shared.rings[index]["configured"] = 0
         count = len(self.cpus)
         self.workers = [
             WorkerThread(self.shared, number, cpu, kick, count)
@@ -79,14 +81,21 @@ class DataPlane:
         return {"ok": True}, ()
 
     def do_add_ring_port(self, message, _fds):
-        """Make a port whose queues are rings in a guest's memory; `set_rings` says which."""
+        """Make a port whose queues are rings in a guest's memory; `set_rings` says which.
+
+        It takes packets for the guest from then on, and the guest's own from `poll_rings` on.
+        """
         index = message["index"]
         self.ports[index] = []
         self.backends[index] = Backend(
             index, self.shared, self.guard, self._add_kick(index), self._del_kick, self._pass_epoch
         )
+        return {"ok": True}, ()
+
+    def do_poll_rings(self, message, _fds):
+        """Take packets from a port's rings."""
         for worker in self.workers:
-            worker.add_ring_port(index)
+            worker.add_ring_port(message["index"])
         return {"ok": True}, ()
 
     def do_set_rings(self, message, fds):

@@ -126,13 +126,17 @@ class DpuDevice:
             log.warning("%d packets were in the hands of the dead data plane", lost)
         message = {"do": "attach", "cpus": self._cpus, "adopt_path": self._adopt_path}
         await process.request(message, [self.shared.fd, *self._kicks])
-        for slot in self.ports.values():
-            if not slot.plane:
-                await process.request({"do": "add_port", "index": slot.index}, slot.driver.fds)
-                continue
+        # First every guest can be sent to, then packets come in: none goes to a port that is not there yet.
+        rings = [slot for slot in self.ports.values() if slot.plane]
+        for slot in rings:
             await process.request({"do": "add_ring_port", "index": slot.index})
             snapshot, fds = slot.driver.snapshot()
             await process.request({"do": "set_rings", "index": slot.index, "snapshot": snapshot}, fds)
+        for slot in self.ports.values():
+            if not slot.plane:
+                await process.request({"do": "add_port", "index": slot.index}, slot.driver.fds)
+        for slot in rings:
+            await process.request({"do": "poll_rings", "index": slot.index})
 
     def _write_settings(self):
         control = self.shared.control
@@ -166,6 +170,7 @@ class DpuDevice:
             self.ports[port.name] = Slot(index, port, driver, base, plane)
             if plane:
                 await plane.apply(*driver.snapshot())
+                await self._supervisor.request({"do": "poll_rings", "index": index})
                 await driver.start(plane)
         except BaseException:
             if self.ports.pop(port.name, None):

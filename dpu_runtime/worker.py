@@ -113,13 +113,6 @@ def _mark_polled(w, n_active):
 
 
 @helper
-def _ring_kicked(w, port, number):
-    """A driver's first kick starts its ring; the later ones end a sleep."""
-    if w.io.fds[port] == RINGS_FD:
-        ring_kicked(w.io, port, number)
-
-
-@helper
 def _poll(w, n_active, timeout_ms):
     """Ask epoll; returns the number of active ports, with those it named."""
     events = address_of(w.events)
@@ -129,7 +122,8 @@ def _poll(w, n_active, timeout_ms):
         if data == KICK_EVENT:
             read(np.int32(w.kick_fd), address_of(w.words), np.uint64(8))
         elif data >> RING_EVENT_SHIFT:
-            _ring_kicked(w, data & KICK_EVENT, (data >> RING_EVENT_SHIFT) - 1)
+            # a driver's first kick starts its ring; the later ones end a sleep
+            ring_kicked(w.io, data & KICK_EVENT, (data >> RING_EVENT_SHIFT) - 1)
         else:
             n_active = _mark_active(w, data, n_active)
     return n_active
