@@ -31,6 +31,7 @@
 #define SEQUENCES_MAX (1ULL << 28)  /* one bit each */
 #define LATENCIES_MAX (1ULL << 24)
 #define STALL_NS (200 * 1000000ULL) /* what has not arrived by then is lost; longer than a scheduler takes a CPU away */
+#define READY_NS_MAX (5 * NS)       /* for the first packet */
 #define EMPTY_POLLS_MIN 1000        /* and so many in which nothing came, since it may be here that was asleep */
 #define CONNECT_MS 10000
 #define CHECK_EVERY 512             /* packets, one of which is compared octet by octet */
@@ -255,13 +256,13 @@ static void sleep_until(struct run *run, uint64_t until) {
         dpu_wait(run->target, 0, (int64_t)((next - run->time) / 1000));
 }
 
-/* Send and receive until `until`, or only receive as long as something comes; returns a code. */
-static int go(struct run *run, uint64_t until, int sending) {
+/* Send and receive until `until`, or until something arrives, or only receive as long as it does; returns a code. */
+static int go(struct run *run, uint64_t until, int sending, int until_ready) {
     run->time = run->last_arrival = run->next = now();
     for (unsigned round = 0; !ended; round++) {
         if (run->rate || run->sleeps || round % 16 == 0)
             run->time = now();
-        if (run->time >= until || (!sending && stalled(run)))
+        if (run->time >= until || (!sending && stalled(run)) || (until_ready && run->link != STARTING))
             break;
         /* After a restart the receiver comes first: what is sent to a port that is down yet is lost by right. */
         int held = run->link == DOWN && !dpu_link_state(run->target);
@@ -288,14 +289,16 @@ static void keep_latencies(const struct run *run) {
     }
 }
 
-/* Warm up, count, wait for what is under way; returns a code. */
+/* Wait for the first packet, warm up, count, wait for what is under way; returns a code. */
 static int measure(struct run *run) {
-    int code = go(run, now() + (uint64_t)(run->warm_up * NS), 1);
+    int code = go(run, now() + READY_NS_MAX, 1, 1);
+    if (!code)
+        code = go(run, now() + (uint64_t)(run->warm_up * NS), 1, 0);
     struct counts before = run->all;
     uint64_t began = now(), waited = waited_ns();
     run->latencies = 0;
     if (!code)
-        code = go(run, run->endless ? UINT64_MAX : began + (uint64_t)(run->seconds * NS), 1);
+        code = go(run, run->endless ? UINT64_MAX : began + (uint64_t)(run->seconds * NS), 1, 0);
     struct counts c = run->all;
     double seconds = (double)(now() - began) / NS;
     c.sent -= before.sent, c.frames -= before.frames, c.octets -= before.octets, c.whole -= before.whole;
@@ -303,7 +306,7 @@ static int measure(struct run *run) {
     c.waited_ns = waited_ns() - waited;
     ended = 0;
     if (!code)
-        code = go(run, now() + NS, 0);
+        code = go(run, now() + NS, 0, 0);
     print_counts(run, "counted", &c, seconds);
     print_counts(run, "total", &run->all, 0);
     return code;
