@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -131,8 +132,9 @@ def test_run_on_a_file_that_the_system_refuses(new_daemon, bad, text):
 
 def test_run_as_somebody_else(new_daemon):
     wrap = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-    reachable = subprocess.run([*wrap, *dpu_command("--version")], cwd=ROOT, check=False).returncode == 0
-    if not reachable:  # a checkout that only root can read: then without root's powers
+    look = "import os, sys; os.stat(sys.executable), os.stat('dpu_runtime/cli.py')"
+    reachable = subprocess.run([*wrap, sys.executable, "-c", look], cwd=ROOT, check=False).returncode == 0
+    if not reachable:  # an interpreter or a checkout that only root can read: then without root's powers
         wrap = ("setpriv", "--bounding-set=-all")
     code, said = run_daemon(new_daemon(), TAKEN.replace('"lo"', '"dputest0"'), wrap)
     assert code == 1

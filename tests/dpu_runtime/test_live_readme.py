@@ -77,5 +77,8 @@ def test_testpmd(dpu, plug):
     with running(plug("pmd", "dpdk-testpmd ")):
         assert wait_until(lambda: connection(dpu, "pmd")["queue_pairs_live"] == 1, START_TIMEOUT_S)
         ping = command("nsenter --net=/run/netns/client ping -c 3 10.0.0.99")
-        assert client.ping(ping[-1].replace("10.0.0.", "10.7.0."), 3).returncode == 0
+        address = ping[-1].replace("10.0.0.", "10.7.0.")
+        # its rings are there some time before it forwards
+        assert wait_until(lambda: client.ping(address, 1, check=False).returncode == 0, START_TIMEOUT_S)
+        assert client.ping(address, 3, "-w", 5).returncode == 0
         assert dpu.port("pmd")["rx_packets"] >= 3

@@ -147,7 +147,8 @@ def test_ping_from_a_container(dpu, plug, packed, mrg_rxbuf):
     pmd.start()
     a = dpu.container("a")
     for size in (16, 56, 213, 214, 215, 1000, 1472):  # 214: a frame of the 256 octets that kernels see
-        answer = a.ping(PONG, 5, "-i", 0.002, "-s", size).stdout
+        # with -w it waits for all answers; without, for the last one no longer than two round trips
+        answer = a.ping(PONG, 5, "-i", 0.002, "-w", 5, "-s", size).stdout
         assert " 0% packet loss" in answer and "wrong data byte" not in answer, answer
     assert dpu.settled()
     assert pmd.stats()["rx_packets"] == dpu.port("p0")["tx_packets"] >= 36
@@ -162,7 +163,7 @@ def test_jumbo_frames_in_several_buffers(dpu, plug, packed):
     pmd.forward("icmpecho")
     pmd.start()
     a = dpu.container("a", mtu=9000)
-    answer = a.ping(PONG, 20, "-i", 0.002, "-M", "do", "-s", 8972).stdout
+    answer = a.ping(PONG, 20, "-i", 0.002, "-w", 5, "-M", "do", "-s", 8972).stdout
     assert " 0% packet loss" in answer and "wrong data byte" not in answer, answer
     assert dpu.port("p0")["rx_bytes"] > 20 * 9000
 
