@@ -48,6 +48,7 @@ class DataPlane:
         self.ports = {}  # index -> [fds]
         self.backends = {}  # index -> Backend, of ports with rings
         self.stopping = False
+        self._look_at = 0.0  # time.monotonic() of the next look for a worker that a driver makes wait
 
     # requests, one method each; each returns (reply, descriptors)
 
@@ -165,7 +166,14 @@ class DataPlane:
                 self._serve_one()
 
     def _free_workers(self):
-        """Free a worker whose call to a driver blocks, and have that connection closed."""
+        """Free a worker whose call to a driver blocks, and have that connection closed.
+
+        A call is stuck that lasts from one look to the next, so the looks keep their distance.
+        """
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + STUCK_CALL_S
         for worker in self.workers:
             fd = worker.stuck_call()
             if fd < 0:

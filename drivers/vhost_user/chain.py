@@ -23,7 +23,6 @@ BAD_CHAIN = -int(Drop.RING_CHAIN)
 BAD_ADDRESS = -int(Drop.RING_ADDRESS)
 
 _0 = np.uint64(0)
-_4 = np.uint64(4)
 _8 = np.uint64(8)
 _16 = np.uint64(16)
 _32 = np.uint64(32)

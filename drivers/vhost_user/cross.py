@@ -11,25 +11,25 @@ from drivers.vhost_user.exchange import (
     book_down,
     count_tx,
     give_reserved,
+    lock_ring,
     receive_ring,
     reserve_burst,
-    ring_lock,
     track_reserved,
+    unlock_ring,
 )
 from drivers.vhost_user.features import VIRTIO_NET_F_MRG_RXBUF
 from drivers.vhost_user.frames import scatter
 from drivers.vhost_user.ring import ring_cursor, ring_is_packed
-from kernels.atomic import load_once_u16, pause, store_release_u32, try_lock
+from kernels.atomic import load_once_u16
 from kernels.jit import helper
 from kernels.layout import FRAME_BYTES_MAX
 from kernels.memory import address_of, copy_short, store_u32, store_u64
-from kernels.virtio_net import VNET_HDR_BYTES
+from kernels.virtio_net import NUM_BUFFERS_SHIFT, VNET_HDR_BYTES
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)
 _8 = np.uint64(8)
 _VNET = np.uint64(VNET_HDR_BYTES)
-_NUM_BUFFERS_SHIFT = np.uint64(16)  # of the last four octets of the virtio-net header
 _MRG_RXBUF = np.uint64(1 << VIRTIO_NET_F_MRG_RXBUF)
 
 
@@ -44,9 +44,7 @@ def cross_burst(io, out, meta, packets, drops):
         book_down(io, out, packets, drops)
         return True
     ring = io.rings[out, number]
-    lock = ring_lock(io, out, number)
-    while not try_lock(lock):
-        pause()
+    lock = lock_ring(io, out, number)
     packed = ring_is_packed(ring)
     frames, end, too_large = reserve_burst(
         io, out, ring, packed, ring_cursor(ring), meta, io.in_order, packets
@@ -59,7 +57,7 @@ def cross_burst(io, out, meta, packets, drops):
             octets = _fill(io, ring, meta, frames)
             give_reserved(io, out, ring, packed, frames, end)
         count_tx(io, out, ring, frames, octets, packets, too_large, drops)
-    store_release_u32(lock, _0)
+    unlock_ring(lock)
     return plain
 
 
@@ -90,7 +88,7 @@ def _fill(io, ring, meta, frames):
         if count == 1 and io.targets[target, 1] >= _VNET + size:
             to = io.targets[target, 0]
             store_u64(to, _0)
-            store_u32(to + _8, buffers << _NUM_BUFFERS_SHIFT)
+            store_u32(to + _8, buffers << NUM_BUFFERS_SHIFT)
             copy_short(to + _VNET, io.pieces[first, 0] + _VNET, size)
         else:
             _fill_pieces(io, first, count, target, buffers)
@@ -102,7 +100,7 @@ def _fill(io, ring, meta, frames):
 def _fill_pieces(io, first, count, target, buffers):
     """Copy a frame in pieces, behind a header of its own, into targets that hold it."""
     io.iov[0] = _0
-    io.iov[1] = buffers << _NUM_BUFFERS_SHIFT
+    io.iov[1] = buffers << NUM_BUFFERS_SHIFT
     at, offset = scatter(address_of(io.iov), _VNET, io.targets, target, _0)
     at, offset = scatter(io.pieces[first, 0] + _VNET, io.pieces[first, 1] - _VNET, io.targets, at, offset)
     for k in range(first + _1, first + count):

@@ -25,6 +25,7 @@ from drivers.vhost_user.ring import (
     ring_waiting,
     ring_wants_call,
 )
+from kernels.atomic import pause, store_release_u32, try_lock
 from kernels.drops import Drop
 from kernels.jit import helper
 from kernels.layout import BATCH_SIZE, BURST_BYTES_MAX
@@ -140,16 +141,14 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count):
     for k in range(np.uint64(count)):
         need = _VNET + np.uint64(meta[np.uint64(order[k])]["frame_len"])
         room = _0
-        full = False
         at = cursor
         chain = chains
         target = targets
-        while room < need and not full:
+        while room < need:
             if chain > chains and (not mergeable or chain - chains == _BATCH_SIZE):
                 too_large += 1
                 break
             if chain >= waiting or target + _CHAIN_MAX > _PIECES_MAX:
-                full = True
                 break
             io.tx_cursors[chain] = at
             prefetch_descriptor(ring, at)
@@ -160,7 +159,6 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count):
                 if found < 0:
                     ring["fault"] = FAULT_BUFFER
                 waiting = chain  # no more than was found so far
-                full = True
                 break
             io.tx_ids[chain] = number
             io.tx_sizes[chain] = min(size, need - room)
@@ -255,7 +253,16 @@ def book_down(io, port, count, drops):
 
 
 @helper
-def ring_lock(io, port, number):
-    """Address of the lock of a receive ring, which more than one worker may fill."""
+def lock_ring(io, port, number):
+    """Keep other workers from a receive ring, which they wait for a burst's time; returns what unlocks it."""
     row = np.uint64(port) * np.uint64(RINGS_MAX) + np.uint64(number)
-    return address_of(io.rings) + row * _RING_BYTES + _LOCK_OFFSET
+    lock = address_of(io.rings) + row * _RING_BYTES + _LOCK_OFFSET
+    while not try_lock(lock):
+        pause()
+    return lock
+
+
+@helper
+def unlock_ring(lock):
+    """Let other workers at a receive ring."""
+    store_release_u32(lock, _0)

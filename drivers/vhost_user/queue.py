@@ -14,13 +14,14 @@ from drivers.vhost_user.exchange import (
     book_down,
     count_tx,
     give_reserved,
+    lock_ring,
     publish,
     receive_ring,
     reserve_burst,
-    ring_lock,
     runs,
     take_burst,
     track_reserved,
+    unlock_ring,
 )
 from drivers.vhost_user.features import VIRTIO_NET_F_GUEST_CSUM
 from drivers.vhost_user.frames import frame_in, frame_out
@@ -33,7 +34,6 @@ from drivers.vhost_user.ring import (
     ring_is_packed,
     ring_quiet,
 )
-from kernels.atomic import pause, store_release_u32, try_lock
 from kernels.drops import Drop
 from kernels.jit import helper
 from kernels.memory import address_of
@@ -86,8 +86,9 @@ def _rx_ring(io, port, ring, headers, meta, counters, drops):
     ring_quiet(ring, packed)
     out = np.int64(io.devices[port]["xconnect"]) - 1
     if out >= 0 and ring["enabled"] != 0 and cross_burst(io, out, meta, packets, drops):
+        octets = _0
         for p in range(packets):
-            counters[PortCounter.RX_BYTES] += np.uint64(meta[p]["frame_len"])
+            octets += np.uint64(meta[p]["frame_len"])
         io.crossed[0] = packets
         kept = np.int64(0)
     else:
@@ -95,8 +96,8 @@ def _rx_ring(io, port, ring, headers, meta, counters, drops):
         if ring["enabled"] == 0:  # vhost-user "Ring states": process and discard
             drops[Drop.RING_DISABLED] += np.uint64(kept)
             kept = np.int64(0)
-        counters[PortCounter.RX_BYTES] += octets
         counters[PortCounter.RX_DROPPED] += np.uint64(packets - kept)
+    counters[PortCounter.RX_BYTES] += octets
     counters[PortCounter.RX_DROPPED] += bad
     counters[PortCounter.RX_PACKETS] += np.uint64(packets) + bad
     counters[PortCounter.RX_CALLS] += _1
@@ -149,9 +150,7 @@ def vhost_tx(io, port, headers, meta, order, count, counters, drops):
         book_down(io, port, count, drops)
         return
     ring = io.rings[port, number]
-    lock = ring_lock(io, port, number)
-    while not try_lock(lock):  # another worker sends to the same queue: a burst's time
-        pause()
+    lock = lock_ring(io, port, number)
     packed = ring_is_packed(ring)
     frames, end, too_large = reserve_burst(io, port, ring, packed, ring_cursor(ring), meta, order, count)
     octets = _0
@@ -160,7 +159,7 @@ def vhost_tx(io, port, headers, meta, order, count, counters, drops):
         octets = _fill_burst(io, ring, headers, meta, frames)
         give_reserved(io, port, ring, packed, frames, end)
     count_tx(io, port, ring, frames, octets, count, too_large, drops)
-    store_release_u32(lock, _0)
+    unlock_ring(lock)
 
 
 @helper
