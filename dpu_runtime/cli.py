@@ -131,7 +131,9 @@ def _add_port_commands(verbs, add, json_option):
     )
     port = add(noun, "add", commands.port_add, "add a port", json_option)
     port.add_argument("name", metavar="NAME")
-    port.add_argument("--kind", required=True, metavar="KIND", help="tap, vhost_user or null")
+    port.add_argument(
+        "--kind", required=True, metavar="KIND", help="tap, af_packet, af_xdp, vhost_user or null"
+    )
     port.add_argument("--netns", metavar="NS", help="network namespace: a name, a path, or pid:N")
     port.add_argument("--ifname", metavar="IF", help="name of the interface in the namespace")
     port.add_argument(
@@ -147,16 +149,31 @@ def _add_port_commands(verbs, add, json_option):
     on = {"action": "store_const", "const": True}
     port.add_argument("--socket", metavar="PATH", help="Unix socket of a vhost_user port")
     port.add_argument("--client", **on, help="connect to that socket instead of listening on it")
+    _add_interface_options(port)
     _add_port_options(port)
     add(noun, "del", commands.port_del, "delete a port").add_argument("name", metavar="NAME")
     show = add(noun, "show", commands.port_show, "show ports")
     show.add_argument("name", metavar="NAME", nargs="?", help="one port; default: all")
 
 
+def _add_interface_options(port):
+    """Options of ports over an interface that exists already."""
+    on = {"action": "store_const", "const": True}
+    off = {"action": "store_const", "const": False}
+    port.add_argument("--promiscuous", **on, help="take packets for any MAC address")
+    port.add_argument(
+        "--accept-default-route", metavar="IF", help="the interface again, if a default route leaves by it"
+    )
+    port.add_argument("--qdisc", **on, help="af_packet: send through the interface's queueing discipline")
+    port.add_argument("--xdp-mode", metavar="MODE", help="af_xdp: auto, zerocopy, copy or generic")
+    port.add_argument("--no-busy-poll", dest="busy_poll", **off, help="af_xdp: leave polling to the kernel")
+
+
 def _add_port_options(port):
     """Options of ports of every kind, and --xconnect."""
     on = {"action": "store_const", "const": True}
     off = {"action": "store_const", "const": False}
+    port.add_argument("--owner", metavar="O", help="who makes the port; it goes with its container")
     port.add_argument("--mac", metavar="M", help="MAC address of the attached side")
     port.add_argument("--mtu", type=int, metavar="N", help="largest layer 3 packet in octets")
     port.add_argument("--queues", type=int, metavar="N", help="queue pairs")

@@ -118,6 +118,11 @@ class PortConfig(Model):
     verify_checksum: bool = Field(False, description="verify the checksums of packets that come in here")
     offload: bool = Field(True, description="checksum and segmentation offload with the attached side")
     gro: bool = Field(True, description="merge TCP segments that come in one by one")
+    owner: types.Owner | None = Field(
+        None,
+        description="who made the port at run time, such as `attach` or a container engine; such a port"
+        " goes when its container does, and `dpu apply` leaves it alone",
+    )
 
     @field_validator("trunk")
     @classmethod
@@ -190,7 +195,56 @@ class VhostUserPort(PortConfig):
     )
 
 
-PORT_KINDS = (TapPort, NullPort, VhostUserPort)
+class InterfacePort(PortConfig):
+    """What ports over an interface that exists already have in common."""
+
+    netns: types.NetworkNamespace | None = Field(
+        None, description="network namespace the interface is in; default: the host's own"
+    )
+    ifname: types.InterfaceName = Field(description="name of the interface in that namespace")
+    mac: types.MacAddress | None = Field(
+        None, description="MAC address of what is behind the interface, for `spoof_check`; default: unknown"
+    )
+    mtu: Annotated[int, Field(ge=68, le=65535), Allowed("68..65535 octets")] | None = Field(
+        None, description="MTU the interface is given; default: it keeps its own, and the port follows it"
+    )
+    promiscuous: bool = Field(False, description="have the interface take packets for any MAC address")
+    accept_default_route: types.InterfaceName | None = Field(
+        None,
+        description="`ifname` once more: take the interface although the default route of its namespace"
+        " leaves by it",
+    )
+
+    @model_validator(mode="after")
+    def _interface_fits(self):
+        problems = []
+        if self.accept_default_route not in (None, self.ifname):
+            text = f"is not the port's interface, {self.ifname}"
+            problems.append((("accept_default_route",), text, self.accept_default_route))
+        if self.spoof_check and self.mac is None:
+            problems.append((("spoof_check",), "needs `mac`", True))
+        refuse(self, problems)
+        return self
+
+
+class AfPacketPort(InterfacePort):
+    """`kind = "af_packet"`: an interface that exists already, by AF_PACKET rings."""
+
+    kind: Literal["af_packet"] = Field(description="kind of the port")
+    qdisc: bool = Field(False, description="send through the interface's queueing discipline")
+
+
+class AfXdpPort(InterfacePort):
+    """`kind = "af_xdp"`: an interface that exists already, by AF_XDP rings."""
+
+    kind: Literal["af_xdp"] = Field(description="kind of the port")
+    xdp_mode: Annotated[
+        Literal["auto", "zerocopy", "copy", "generic"], Allowed("auto, zerocopy, copy, generic")
+    ] = Field("auto", description="how packets reach the rings; `auto`: the best that the driver gives")
+    busy_poll: bool = Field(True, description="poll the interface from the worker, where it can be")
+
+
+PORT_KINDS = (TapPort, NullPort, VhostUserPort, AfPacketPort, AfXdpPort)
 AnyPort = Annotated[Union[PORT_KINDS], Field(discriminator="kind")]  # noqa: UP007  (built from a tuple)
 
 

@@ -236,6 +236,11 @@ def _tcp_flags(text):
 _TEXT_OR_NUMBER = (BeforeValidator(_number_as_text), WithJsonSchema({"type": ["string", "integer"]}))
 
 PortName = Annotated[str, Field(pattern=NAME_PATTERN), Allowed("1 to 32 of A-Z a-z 0-9 _ . -")]
+Owner = Annotated[
+    str,
+    Field(pattern=r"^[\x21-\x7e]{1,255}$"),
+    Allowed("1 to 255 printable ASCII characters without a space"),
+]
 RuleName = Annotated[str, Field(pattern=RULE_NAME_PATTERN), Allowed("1 to 64 of A-Z a-z 0-9 _ . -")]
 MacAddress = Annotated[
     str, AfterValidator(_unicast_mac), Allowed('a unicast MAC address such as "02:00:00:00:00:01"')

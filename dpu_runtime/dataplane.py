@@ -24,6 +24,7 @@ import numpy as np
 
 from dpu_runtime import channel
 from dpu_runtime.shared import Control, SharedState, WorkerWord
+from drivers.mapping import PlainQueues, map_queues
 from drivers.vhost_user.backend import Backend
 from drivers.vhost_user.layout import FAULT_CALL, FAULT_MEMORY
 from kernels.layout import PORT_UP
@@ -45,7 +46,7 @@ class DataPlane:
         self.shared_fd = -1
         self.workers = []
         self.cpus = []
-        self.ports = {}  # index -> [fds]
+        self.ports = {}  # index -> what drivers/mapping.py made of its descriptors
         self.backends = {}  # index -> Backend, of ports with rings
         self.stopping = False
         self._look_at = 0.0  # time.monotonic() of the next look for a worker that a driver makes wait
@@ -76,9 +77,12 @@ class DataPlane:
     def do_add_port(self, message, fds):
         """Poll a port's queues: queue w by worker w; a worker beyond them sends on queue w mod n."""
         index = message["index"]
-        self.ports[index] = fds
+        port = map_queues(message["kind"], index, self.shared, fds, message["layout"])
+        self.ports[index] = port
+        count = len(port.queue_fds)
         for number, worker in enumerate(self.workers):
-            worker.add_port(index, fds[number % len(fds)], receives=number < len(fds))
+            queue = number % count
+            worker.add_port(index, port.queue_fds[queue], queue, receives=number < count)
         return {"ok": True}, ()
 
     def do_add_ring_port(self, message, _fds):
@@ -87,7 +91,7 @@ class DataPlane:
         It takes packets for the guest from then on, and the guest's own from `poll_rings` on.
         """
         index = message["index"]
-        self.ports[index] = []
+        self.ports[index] = PlainQueues((), {})
         self.backends[index] = Backend(
             index, self.shared, self.guard, self._add_kick(index), self._del_kick, self._pass_epoch
         )
@@ -120,12 +124,12 @@ class DataPlane:
         backend = self.backends.pop(index, None)
         if backend is not None:
             backend.close()
-        fds = self.ports.pop(index, ())  # a process before this one may have deleted it and died
+        port = self.ports.pop(index, None)  # a process before this one may have deleted it and died
         for worker in self.workers:
             worker.del_port(index)
         self._pass_epoch()
-        for fd in fds:
-            os.close(fd)
+        if port is not None:
+            port.close()
         return {"ok": True}, ()
 
     def do_hello(self, _message, _fds):
@@ -139,7 +143,8 @@ class DataPlane:
         backend = self.backends.get(message["index"])
         if backend is not None:
             return {"ok": True, "snapshot": backend.snapshot}, backend.fds
-        return {"ok": True}, self.ports[message["index"]]
+        port = self.ports[message["index"]]
+        return {"ok": True, "layout": port.layout}, port.fds
 
     def do_stop(self, _message, _fds):
         """End: stop the workers at a burst boundary, close every port."""
@@ -249,10 +254,9 @@ class DataPlane:
         for backend in self.backends.values():
             backend.stopped()
         self.backends = {}
-        for index, fds in self.ports.items():
+        for index, port in self.ports.items():
             self.shared.ports[index]["flags"] &= np.uint32(~PORT_UP & 0xFFFFFFFF)
-            for fd in fds:
-                os.close(fd)
+            port.close()
         self.ports = {}
         if self.listener_path:
             with contextlib.suppress(FileNotFoundError):

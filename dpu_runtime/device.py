@@ -20,10 +20,10 @@ from dpu_runtime.counters import read_stats
 from dpu_runtime.ring_port import RingPlane
 from dpu_runtime.rules import RuleBook
 from dpu_runtime.shared import Control, SharedState, WorkerWord
-from dpu_runtime.slot import Slot, has_interface, has_rings, make_driver
+from dpu_runtime.slot import Slot, has_rings, make_driver, makes_interface
 from dpu_runtime.supervisor import DataPlaneError, Process, Supervisor
 from dpu_runtime.wiring import change_mtu, wire_interface
-from drivers.port import PortError
+from drivers.port import Kind, PortError
 from drivers.tap.port import TUN_DEVICE
 from kernels import layout, mac_table
 
@@ -92,7 +92,7 @@ class DpuDevice:
             if has_rings(port):
                 driver.adopt(reply["snapshot"], fds)
             else:
-                driver.adopt(fds)
+                driver.adopt(fds, reply["layout"])
             self.ports[name] = Slot(index, port, driver, base, self._make_plane(name, index, port, driver))
         self.rules = RuleBook(self.shared, **notes.get("rules", {}))
         self._started = notes.get("started", self._started)
@@ -134,7 +134,7 @@ class DpuDevice:
             await process.request({"do": "set_rings", "index": slot.index, "snapshot": snapshot}, fds)
         for slot in self.ports.values():
             if not slot.plane:
-                await process.request({"do": "add_port", "index": slot.index}, slot.driver.fds)
+                await process.request(self._add_message(slot.index, slot.driver), slot.driver.fds)
         for slot in rings:
             await process.request({"do": "poll_rings", "index": slot.index})
 
@@ -158,15 +158,14 @@ class DpuDevice:
         driver = make_driver(port, len(self._cpus))
         await asyncio.to_thread(driver.open)
         try:
-            if has_interface(port):
+            if makes_interface(port):
                 await asyncio.to_thread(wire_interface, port)
             base = self.shared.port_counters[: len(self._cpus), index].sum(axis=0).tolist()
             self.shared.port_errors[index] = 0
             self.shared.rings[index]["serial"] = 0  # cursors of an earlier port there are nobody's
             self._write_port(index, port, driver)
             plane = self._make_plane(port.name, index, port, driver)
-            what = "add_ring_port" if plane else "add_port"
-            await self._supervisor.request({"do": what, "index": index}, driver.fds)
+            await self._supervisor.request(self._add_message(index, driver), driver.fds)
             self.ports[port.name] = Slot(index, port, driver, base, plane)
             if plane:
                 await plane.apply(*driver.snapshot())
@@ -182,6 +181,12 @@ class DpuDevice:
         self._write_notes()
         for note in driver.capabilities.notes:
             log.info("port %s: %s", port.name, note)
+
+    @staticmethod
+    def _add_message(index, driver):
+        if driver.kind == Kind.VHOST_USER:
+            return {"do": "add_ring_port", "index": index}
+        return {"do": "add_port", "index": index, "kind": driver.kind, "layout": driver.layout}
 
     def _make_plane(self, name, index, config, driver):
         """What sessions of a port with rings talk to; None for other ports."""
@@ -227,7 +232,7 @@ class DpuDevice:
         if not changed <= IN_PLACE:
             return False
         slot = self.ports[old.name]
-        if "mtu" in changed and has_interface(new):
+        if "mtu" in changed and makes_interface(new):
             await asyncio.to_thread(change_mtu, new)
         up = int(self.shared.ports[slot.index]["flags"]) & layout.PORT_UP
         self._write_port(slot.index, new, slot.driver, up)
@@ -257,8 +262,8 @@ class DpuDevice:
         if not port.gro:
             flags &= ~layout.PORT_RX_GRO
         row = self.shared.ports[index]
-        row["mac"] = int(port.mac.replace(":", ""), 16)
-        row["mtu"] = port.mtu
+        row["mac"] = int((port.mac or "0").replace(":", ""), 16)
+        row["mtu"] = port.mtu or driver.link.mtu
         row["vlan"] = port.vlan or 0
         row["kind"] = driver.kind
         row["flags"] = flags

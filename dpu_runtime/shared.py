@@ -14,6 +14,8 @@ import os
 
 import numpy as np
 
+from drivers.af_packet.layout import AF_PACKET_LAYOUT
+from drivers.af_xdp.layout import AF_XDP_LAYOUT
 from drivers.port import PORT_COUNTER_COUNT, PortCounter
 from drivers.vhost_user.layout import VHOST_LAYOUT
 from kernels import acl_layout, mac_table
@@ -82,6 +84,8 @@ LAYOUT = {
     "switch_counters": ("u8", (WORKERS_MAX, len(mac_table.SWITCH_COUNTERS))),
     "rule_hits": ("u8", (WORKERS_MAX, acl_layout.HIT_SLOTS, 2)),  # packets, octets
     **VHOST_LAYOUT,
+    **AF_PACKET_LAYOUT,
+    **AF_XDP_LAYOUT,
     "mac": ("u8", (mac_table.MAC_WORDS,)),
     "notes": ("u1", (2, NOTES_BYTES)),  # the control process's memory, JSON, see write_notes
     **{

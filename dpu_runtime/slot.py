@@ -3,6 +3,8 @@
 A new port kind is a branch of `make_driver`.
 """
 
+from drivers.af_packet.port import AfPacketPort
+from drivers.af_xdp.port import AfXdpPort
 from drivers.null.port import NullPort
 from drivers.tap.port import TapPort
 from drivers.vhost_user import QUEUE_PAIRS_MAX
@@ -32,6 +34,10 @@ def make_driver(config, workers):
     if config.kind == "vhost_user":
         pairs = config.queues or QUEUE_PAIRS_MAX
         return VhostUserPort(config.name, config.socket, config.client, pairs, config.offload, config.mtu)
+    if config.kind == "af_packet":
+        return AfPacketPort(config, queues)
+    if config.kind == "af_xdp":
+        return AfXdpPort(config, queues)
     return TapPort(config.name, config.ifname, config.netns, queues, config.offload)
 
 
@@ -40,6 +46,11 @@ def has_rings(config):
     return config.kind == "vhost_user"
 
 
-def has_interface(config):
-    """Whether ports of this kind have a network interface to wire."""
-    return "ifname" in type(config).model_fields
+def makes_interface(config):
+    """Whether ports of this kind make a network interface, to be wired."""
+    return config.kind == "tap"
+
+
+def uses_interface(config):
+    """Whether ports of this kind use an interface that exists already."""
+    return config.kind in ("af_packet", "af_xdp")

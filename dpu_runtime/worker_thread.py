@@ -62,16 +62,7 @@ def make_worker(shared, number, workers, batch, epoll_fd=-1, kick_fd=-1):
         number=number,
         epoll_fd=epoll_fd,
         kick_fd=kick_fd,
-        io=make_io(
-            number,
-            workers,
-            shared.port_counters[number],
-            batch.arena,
-            batch.iov,
-            shared.rings,
-            shared.regions,
-            shared.devices,
-        ),
+        io=make_io(number, workers, shared, batch),
         polled=np.zeros((2, 1 + PORTS_MAX), np.uint16),
         polled_version=np.zeros(1, np.uint64),
         active=np.zeros(PORTS_MAX, np.uint16),
@@ -122,8 +113,9 @@ class WorkerThread:
         state[WorkerWord.CPU] = self.cpu
         run_worker(self._worker, self._tables, self._batch)
 
-    def add_port(self, index, fd, receives):
-        """Send on `fd` for port `index`, and poll it too when it `receives`."""
+    def add_port(self, index, fd, queue, receives):
+        """Send on queue `queue` of port `index`, whose descriptor is `fd`; poll it too when it `receives`."""
+        self._worker.io.queue[index] = queue
         self._worker.io.fds[index] = fd
         if receives:
             self._add_to_epoll(fd, index)

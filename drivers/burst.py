@@ -5,6 +5,8 @@ numba cannot cache a call through a function value, so the kind number chooses h
 
 import numpy as np
 
+from drivers.af_packet.queue import packet_done, packet_rx, packet_tx
+from drivers.af_xdp.queue import xdp_done, xdp_rx, xdp_tx
 from drivers.libc import ENODEV
 from drivers.null.queue import null_rx, null_tx
 from drivers.port import Kind
@@ -20,6 +22,10 @@ def rx_burst(kind, io, port, headers, meta, counters, drops):
         return tap_rx(io.fds[port], port, headers, meta, io.arena, io.iov, counters, drops)
     if kind == Kind.VHOST_USER:
         return vhost_rx(io, port, headers, meta, counters, drops)
+    if kind == Kind.AF_PACKET:
+        return packet_rx(io, port, headers, meta, counters, drops)
+    if kind == Kind.AF_XDP:
+        return xdp_rx(io, port, headers, meta, counters, drops)
     if kind == Kind.NULL:
         return null_rx(counters)
     return np.int64(0), np.int64(ENODEV)
@@ -30,6 +36,10 @@ def rx_done(kind, io, port):
     """Give back what the packets of the last burst lay in: they are sent."""
     if kind == Kind.VHOST_USER:
         vhost_done(io, port)
+    elif kind == Kind.AF_PACKET:
+        packet_done(io, port)
+    elif kind == Kind.AF_XDP:
+        xdp_done(io, port)
 
 
 @helper
@@ -39,6 +49,10 @@ def tx_burst(kind, io, port, headers, meta, order, count, counters, drops):
         tap_tx(io.fds[port], headers, meta, order, count, io.iov, counters, drops)
     elif kind == Kind.VHOST_USER:
         vhost_tx(io, port, headers, meta, order, count, counters, drops)
+    elif kind == Kind.AF_PACKET:
+        packet_tx(io, port, headers, meta, order, count, counters, drops)
+    elif kind == Kind.AF_XDP:
+        xdp_tx(io, port, headers, meta, order, count, counters, drops)
     elif kind == Kind.NULL:
         null_tx(io.fds[port], headers, meta, order, count, io.iov, counters, drops)
 

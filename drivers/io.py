@@ -21,6 +21,7 @@ PortIo = namedtuple(
         "worker",  # int, number of the worker
         "workers",  # int, how many there are
         "fds",  # int32[PORTS_MAX], queue descriptor to send on, negative: none
+        "queue",  # uint16[PORTS_MAX], number of that queue
         "rx_queue",  # uint32[1], queue of the burst at hand, for the choice of the queue to send on
         "next_pair",  # uint16[PORTS_MAX], queue pair of a ring port to look at first
         "counters",  # uint64[PORTS_MAX, PORT_COUNTER_COUNT], this worker's of every port
@@ -44,24 +45,34 @@ PortIo = namedtuple(
         "rings",  # drivers/vhost_user/layout.py, shared
         "regions",
         "devices",
+        "packet_queues",  # drivers/af_packet/layout.py, shared
+        "xdp_queues",  # drivers/af_xdp/layout.py, shared
+        "xdp_pool",
+        "xdp_free",
+        "xdp_frames",  # uint64[BATCH_SIZE], frames of the AF_XDP burst at hand, 0: it was handed on
     ],
 )
 
 
-def make_io(worker, workers, counters, arena, iov, rings, regions, devices):
-    """Allocate one worker's scratch memory."""
+def make_io(worker, workers, shared, batch):
+    """Allocate one worker's scratch memory.
+
+    shared  the shared memory's arrays as attributes
+    batch   the worker's batch, of which drivers use `arena` and `iov`
+    """
     return PortIo(
         worker=worker,
         workers=workers,
         fds=np.full(PORTS_MAX, -1, np.int32),
+        queue=np.zeros(PORTS_MAX, np.uint16),
         rx_queue=np.zeros(1, np.uint32),
         next_pair=np.full(PORTS_MAX, worker, np.uint16),
-        counters=counters,
+        counters=shared.port_counters[worker],
         calling=np.zeros(1, np.int64),
         crossed=np.zeros(1, np.uint32),
         in_order=np.arange(BATCH_SIZE, dtype=np.uint16),
-        arena=arena,
-        iov=iov,
+        arena=batch.arena,
+        iov=batch.iov,
         pieces=np.zeros((PIECES_MAX, 2), np.uint64),
         ids=np.zeros(BATCH_SIZE, np.uint16),
         cursors=np.zeros(BATCH_SIZE + 1, np.uint32),
@@ -74,7 +85,12 @@ def make_io(worker, workers, counters, arena, iov, rings, regions, devices):
         tx_cursors=np.zeros(CHAINS_MAX, np.uint32),
         tx_sizes=np.zeros(CHAINS_MAX, np.uint64),
         target_guest=np.zeros(PIECES_MAX, np.uint64),
-        rings=rings,
-        regions=regions,
-        devices=devices,
+        rings=shared.rings,
+        regions=shared.regions,
+        devices=shared.devices,
+        packet_queues=shared.packet_queues,
+        xdp_queues=shared.xdp_queues,
+        xdp_pool=shared.xdp_pool,
+        xdp_free=shared.xdp_free,
+        xdp_frames=np.zeros(BATCH_SIZE, np.uint64),
     )

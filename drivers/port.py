@@ -19,6 +19,8 @@ class Kind(enum.IntEnum):
     TAP = 1
     NULL = 2
     VHOST_USER = 3
+    AF_PACKET = 4
+    AF_XDP = 5
 
 
 class PortCounter(enum.IntEnum):
@@ -87,9 +89,15 @@ class Port(Protocol):
     name: str
     kind: Kind
     capabilities: Capabilities
+    fds: list[int]  # what the data plane gets: one descriptor a queue, then whatever else the kind needs
+    layout: dict  # JSON, what it must know besides, for drivers/mapping.py
 
     def open(self) -> list[int]:
-        """Make the device; returns one file descriptor a queue. Raises PortError, nothing left."""
+        """Make the device; returns `fds`. Raises PortError, nothing left."""
+        ...
+
+    def adopt(self, fds: list[int], layout: dict) -> None:
+        """Take over what an earlier control process opened."""
         ...
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ import numpy as np
 CACHE_DAYS_MAX = 30  # days without use
 _PACKAGES = ("kernels", "drivers", "dpu_runtime")
 _ROOT = Path(__file__).resolve().parent.parent
+_CONSTANTS = ("layout.py", "drivers/port.py", "dpu_runtime/shared.py")  # compiled in from files without code
 
 PYTHON_MODE = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 CHECKED_MODE = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
@@ -44,7 +45,8 @@ def source_hash():
     for package in _PACKAGES:
         for path in sorted((_ROOT / package).rglob("*.py")):
             text = path.read_bytes()
-            if package == "kernels" or b"kernels.jit" in text:
+            constants = path.as_posix().endswith(_CONSTANTS)
+            if package == "kernels" or constants or b"kernels.jit" in text:
                 digest.update(path.name.encode() + b"\0" + text)
     return digest.hexdigest()[:16]
 

@@ -20,6 +20,7 @@ class NullPort:
         self.offload = offload
         self.capabilities = Capabilities()
         self.fds = []
+        self.layout = {}
 
     def open(self):
         """Return one descriptor a queue, which the worker polls in vain. Raises PortError."""
@@ -32,7 +33,7 @@ class NullPort:
         self._state_capabilities()
         return self.fds
 
-    def adopt(self, fds):
+    def adopt(self, fds, _layout):
         """Take over the descriptors of a port that exists already."""
         self.fds = list(fds)
         self._state_capabilities()

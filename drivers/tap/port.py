@@ -46,6 +46,7 @@ class TapPort:
         self.offload = offload
         self.capabilities = Capabilities()
         self.fds = []
+        self.layout = {}
 
     def open(self):
         """Make the interface; returns one non-blocking descriptor a queue.
@@ -60,7 +61,7 @@ class TapPort:
             raise
         return self.fds
 
-    def adopt(self, fds):
+    def adopt(self, fds, _layout):
         """Take over the descriptors of an interface that exists already."""
         self.fds = list(fds)
         self._negotiate_offload()

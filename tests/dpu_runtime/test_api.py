@@ -66,7 +66,7 @@ def test_ports_and_rules_come_and_go(api):
 WRONG = [
     ("nope", {}, METHOD_NOT_FOUND, "no method 'nope'"),
     ("status", {"x": 1}, INVALID_PARAMS, "x = 1: unknown key"),
-    ("port.add", {}, INVALID_PARAMS, "kind: missing; allowed: tap, null, vhost_user"),
+    ("port.add", {}, INVALID_PARAMS, "kind: missing; allowed: tap, null, vhost_user, af_packet, af_xdp"),
     ("port.add", {**WEB, "name": "b", "mtu": 1}, INVALID_PARAMS, "mtu = 1: allowed: 68..65535 octets"),
     ("port.add", WEB, INVALID_PARAMS, 'name = "web": another port has this name'),
     ("port.del", {"name": "b"}, REFUSED, "no port 'b', there are: web"),

@@ -160,7 +160,10 @@ def test_help_names_every_kind_of_port(capsys):
 
 
 REFUSED = [
-    (("port", "add", "b", "--kind", "usb"), 'dpu: kind = "usb": allowed: tap, null, vhost_user\n'),
+    (
+        ("port", "add", "b", "--kind", "usb"),
+        'dpu: kind = "usb": allowed: tap, null, vhost_user, af_packet, af_xdp\n',
+    ),
     (
         ("port", "add", "b", "--kind", "tap", "--ifname", "e", "--mtu", 1),
         "dpu: mtu = 1: allowed: 68..65535 octets\n",
@@ -315,7 +318,10 @@ def test_run_without_a_good_configuration(tmp_path):
         command("run", "-c", str(path)), cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr == f"dpu: {path}:1: port[0].kind: missing; allowed: tap, null, vhost_user\n"
+    assert (
+        run.stderr
+        == f"dpu: {path}:1: port[0].kind: missing; allowed: tap, null, vhost_user, af_packet, af_xdp\n"
+    )
 
 
 def test_closed_pipe_is_no_trace(dpu, tmp_path):

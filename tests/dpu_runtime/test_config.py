@@ -40,14 +40,17 @@ WRONG = [
     ("port = 3", "f:1: port = 3: allowed: [[port]] tables"),
     ("port = [3]", "f:1: port[0] = 3: allowed: a table"),
     ("runtime = 3", "f:1: runtime = 3: allowed: a table"),
-    ('[[port]]\nname = "a"', "f:1: port[0].kind: missing; allowed: tap, null, vhost_user"),
-    ('[[port]]\nkind = "usb"', 'f:2: port[0].kind = "usb": allowed: tap, null, vhost_user'),
+    ('[[port]]\nname = "a"', "f:1: port[0].kind: missing; allowed: tap, null, vhost_user, af_packet, af_xdp"),
+    (
+        '[[port]]\nkind = "usb"',
+        'f:2: port[0].kind = "usb": allowed: tap, null, vhost_user, af_packet, af_xdp',
+    ),
     (PORT.replace('name = "web"\n', ""), f"f:1: port[0].name: missing; {NAME_ALLOWED}"),
     (PORT.replace('ifname = "eth0"\n', ""), f"f:1: port[0].ifname: missing; {IFNAME_ALLOWED}"),
     (
         PORT + "colour = 1",
         "f:5: port[0].colour = 1: unknown key; allowed: name, kind, mac, mtu, queues, vlan, trunk,"
-        " spoof_check, verify_checksum, offload, gro, netns, ifname, address, route",
+        " spoof_check, verify_checksum, offload, gro, owner, netns, ifname, address, route",
     ),
     # runtime
     (
@@ -183,7 +186,7 @@ WRONG = [
     (
         RING + 'ifname = "eth0"',
         'f:5: port[0].ifname = "eth0": unknown key; allowed: name, kind, mac, mtu, queues, vlan, trunk,'
-        " spoof_check, verify_checksum, offload, gro, socket, client, xconnect",
+        " spoof_check, verify_checksum, offload, gro, owner, socket, client, xconnect",
     ),
     (RING + 'xconnect = "a b"', f'f:5: port[0].xconnect = "a b": {NAME_ALLOWED}'),
     (
@@ -197,7 +200,7 @@ WRONG = [
     (
         PORT + 'xconnect = "web"',
         'f:5: port[0].xconnect = "web": unknown key; allowed: name, kind, mac, mtu, queues, vlan, trunk,'
-        " spoof_check, verify_checksum, offload, gro, netns, ifname, address, route",
+        " spoof_check, verify_checksum, offload, gro, owner, netns, ifname, address, route",
     ),
     # rule
     ('[[rule]]\naction = "drop"', "f:1: rule[0].priority: missing; allowed: 0..65535"),

@@ -41,7 +41,7 @@ def test_it_takes_all_offloads_or_none_and_says_so():
 def test_descriptors_of_a_running_port_are_adopted():
     first = NullPort("sink")
     second = NullPort("sink", offload=False)
-    second.adopt(first.open())
+    second.adopt(first.open(), {})
     assert second.fds == first.fds and second.capabilities.notes
     second.close()
 
@@ -87,10 +87,10 @@ def test_packets_are_counted_and_none_comes():
 
 def test_the_kind_is_configured_without_an_interface():
     from dpu_runtime.config_file import parse_config
-    from dpu_runtime.slot import has_interface, make_driver
+    from dpu_runtime.slot import make_driver, makes_interface
 
     text = '[[port]]\nname = "sink"\nkind = "null"\noffload = false\nqueues = 1\n'
     (config,) = parse_config("[runtime]\nworkers = [0]\n" + text).port
     driver = make_driver(config, 4)
     assert isinstance(driver, NullPort) and driver.kind == Kind.NULL
-    assert (driver.queues, driver.offload, has_interface(config)) == (1, False, False)
+    assert (driver.queues, driver.offload, makes_interface(config)) == (1, False, False)

@@ -148,8 +148,8 @@ def test_adoption_outlives_the_first_owner(netns, run_in):
     first = TapPort("p", "eth0", where, queues=2)
     copies = [os.dup(fd) for fd in first.open()]
     second = TapPort("p", "eth0", where, queues=2)
-    second.adopt(copies)
-    second.adopt(second.fds)
+    second.adopt(copies, {})
+    second.adopt(second.fds, {})
     assert second.capabilities == first.capabilities
     first.close()
     assert "eth0" in run_in(where, ["ip", "-o", "link"]).stdout

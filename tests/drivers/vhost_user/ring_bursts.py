@@ -2,9 +2,12 @@
 
 import ctypes
 import os
+from types import SimpleNamespace
 
 import numpy as np
 
+from drivers.af_packet.layout import AF_PACKET_LAYOUT
+from drivers.af_xdp.layout import AF_XDP_LAYOUT
 from drivers.io import make_io
 from drivers.port import PORT_COUNTER_COUNT
 from drivers.vhost_user import exchange
@@ -64,9 +67,17 @@ class Bench:
             memory.describe(self.regions[port], self.devices[port])
         self.headers = np.full((BATCH_SIZE, ROW_BYTES), FILL, np.uint8)
         self.meta = np.full(BATCH_SIZE * META_DTYPE.itemsize, FILL, np.uint8).view(META_DTYPE)
-        arena, iov = np.zeros(16, np.uint8), np.zeros(4, np.uint64)
-        args = (self.counters, arena, iov, self.rings, self.regions, self.devices)
-        self.io = make_io(worker, workers, *args)
+        batch = SimpleNamespace(arena=np.zeros(16, np.uint8), iov=np.zeros(4, np.uint64))
+        others = {**AF_PACKET_LAYOUT, **AF_XDP_LAYOUT}
+        tables = {name: np.zeros((1,) * len(shape), row) for name, (row, shape) in others.items()}
+        shared = SimpleNamespace(
+            port_counters=[self.counters] * workers,
+            rings=self.rings,
+            regions=self.regions,
+            devices=self.devices,
+            **tables,
+        )
+        self.io = make_io(worker, workers, shared, batch)
 
     def add(self, driver, number, port=0, base=None):
         """Start ring `number` of a port on a model driver."""
