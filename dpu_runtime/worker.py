@@ -27,6 +27,7 @@ from drivers.libc import (
 )
 from drivers.port import PortCounter
 from kernels.atomic import pause
+from kernels.checksum_owed import mark_owed
 from kernels.checksum_verify import verify_checksums
 from kernels.filter import filter_ingress
 from kernels.jit import glue, helper, kernel
@@ -168,6 +169,7 @@ def pipeline(w, shared, batch, count, now_ticks, now):
     kernel_counters = shared.kernel_counters[number]
     decode_vnet(batch.headers, batch.meta, count)
     parse(batch.headers, batch.meta, count, drops)
+    mark_owed(batch.headers, batch.meta, count, shared.ports)
     check_vnet(batch.headers, batch.meta, count, drops)
     now = charge(kernel_counters, Stage.PARSE, count, now)
     out = np.int64(w.io.devices[batch.meta[0]["in_port"]]["xconnect"]) - 1

@@ -63,6 +63,7 @@ class Capabilities:
     ecn: bool = False
     uso: bool = False
     gro: bool = False  # its packets come already merged
+    rx_owed: bool = False  # hands over owed checksums without a mark
     queues: int = 1
     copy: str = "copy"
     notes: list[str] = field(default_factory=list)
@@ -77,6 +78,7 @@ class Capabilities:
             (self.ecn, layout.PORT_TX_ECN),
             (self.uso, layout.PORT_TX_USO),
             (not self.gro, layout.PORT_RX_GRO),
+            (self.rx_owed, layout.PORT_RX_OWED),
         ):
             if present:
                 flags |= bit

@@ -11,6 +11,7 @@ from kernels import layout
 def test_capabilities_become_flags():
     assert Capabilities(gro=True).flags() == 0
     assert Capabilities().flags() == layout.PORT_RX_GRO
+    assert Capabilities(gro=True, rx_owed=True).flags() == layout.PORT_RX_OWED
     every = Capabilities(tx_csum=True, tso4=True, tso6=True, ecn=True, uso=True, gro=True)
     wanted = (
         layout.PORT_TX_CSUM

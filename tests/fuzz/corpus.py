@@ -20,6 +20,7 @@ from kernels.layout import (
     VIRTIO_NET_HDR_GSO_TCPV6,
     VIRTIO_NET_HDR_GSO_UDP_L4,
 )
+from tests.kernels.ip_batches import ip_headers, packet, pseudo_sum, walk
 from tests.kernels.parse_frames import FRAMES, chain_frame, chains
 from tests.kernels.streams import LAYER3, TAGS, TCP_OPTIONS, octets, tcp, udp
 
@@ -92,6 +93,16 @@ def _small_packets():
     for layer3 in LAYER3:
         yield bytes(TAGS["untagged"]() / LAYER3[layer3]() / tcp() / Raw(octets(1400)))
         yield bytes(TAGS["vlan"]() / LAYER3[layer3]() / udp() / Raw(octets(1400)))
+    yield from _unmarked_debts()
+
+
+def _unmarked_debts():
+    """Frames that owe their checksum, as AF_XDP delivers them."""
+    for network in ip_headers():
+        for transport, offset in (("tcp", 16), ("udp", 6)):
+            frame = packet(network, transport, octets(100))
+            at = walk(frame)["l4"] + offset
+            yield frame[:at] + pseudo_sum(frame).to_bytes(2, "big") + frame[at + 2 :]
 
 
 def build():

@@ -11,13 +11,13 @@ from tests.fuzz.guarded import guarded_array, guarded_slots
 from tests.fuzz.loop import IOV_WORDS, MTU_AT, PORT_FLAGS_AT, VIOLATIONS_AT
 
 UP, CSUM, GRO = layout.PORT_UP, layout.PORT_TX_CSUM, layout.PORT_RX_GRO
-VERIFY, SPOOF = layout.PORT_RX_VERIFY, layout.PORT_SPOOF_CHECK
+VERIFY, SPOOF, OWED = layout.PORT_RX_VERIFY, layout.PORT_SPOOF_CHECK, layout.PORT_RX_OWED
 PORTS = (
     {"flags": UP | ALL_OFFLOADS},
-    {"flags": UP | GRO},
+    {"flags": UP | GRO | OWED},
     {"flags": UP | CSUM | GRO | VERIFY},
     {"flags": UP | ALL_OFFLOADS, "vlan": 7},
-    {"flags": UP | GRO, "vlan": 7},
+    {"flags": UP | GRO | OWED | VERIFY, "vlan": 7},
     {"flags": UP | ALL_OFFLOADS, "trunk": (0, 7, 9, 100)},
     {"flags": UP | GRO, "trunk": (7, 9, 300), "vlan": 9},
     {"flags": UP | ALL_OFFLOADS | GRO | SPOOF},

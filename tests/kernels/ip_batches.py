@@ -113,6 +113,25 @@ def _walk_ipv6(frame):
     }
 
 
+def plain_sum(data):
+    """The definition: big-endian 16-bit words with end-around carry."""
+    data = data + b"\0" * (len(data) % 2)
+    total = sum(int.from_bytes(data[k : k + 2], "big") for k in range(0, len(data), 2))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def pseudo_sum(frame):
+    """Folded sum of the pseudo header, from the octets of `frame`."""
+    fields = walk(frame)
+    size = 4 if fields["src"] >> 32 == 0xFFFF else 16
+    low = 2 ** (8 * size) - 1
+    l4_len = 14 + fields["l3_len"] - fields["l4"]
+    octets = b"".join((fields[k] & low).to_bytes(size, "big") for k in ("src", "dst"))
+    return plain_sum(octets + l4_len.to_bytes(4, "big") + fields["ip_proto"].to_bytes(4, "big"))
+
+
 def set_parsed(record, frame):
     """Write what `walk` finds in `frame` into `record`."""
     fields = walk(frame)

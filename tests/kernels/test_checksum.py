@@ -23,7 +23,17 @@ from kernels.layout import (
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
 )
 from tests.kernels.batches import FILL, Batch
-from tests.kernels.ip_batches import ETHER, SHAPES, V6, ip_batch, move_split, packet, walk
+from tests.kernels.ip_batches import (
+    ETHER,
+    SHAPES,
+    V6,
+    ip_batch,
+    move_split,
+    packet,
+    plain_sum,
+    pseudo_sum,
+    walk,
+)
 
 CHECKSUM_OFFSETS = {1: 2, 6: 16, 17: 6, 58: 2, 132: 8}  # octets, by protocol
 EXAMPLES = 30 if PYTHON_MODE else 300
@@ -33,31 +43,12 @@ pytestmark = pytest.mark.usefixtures("payload_layouts")
 shapes = pytest.mark.parametrize("network, transport", SHAPES, ids=["-".join(s) for s in SHAPES])
 
 
-def plain_sum(data):
-    """The definition: big-endian 16-bit words with end-around carry."""
-    data = data + b"\0" * (len(data) % 2)
-    total = sum(int.from_bytes(data[k : k + 2], "big") for k in range(0, len(data), 2))
-    while total > 0xFFFF:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
-
-
 def sum_of(data, shift=0):
     """ones_sum of `data` laid `shift` octets past a 64-bit word, with 0xA5 around it."""
     room = np.full(len(data) + 24, FILL, np.uint8)
     at = -room.ctypes.data % 8 + shift
     room[at : at + len(data)] = np.frombuffer(data, np.uint8)
     return int(checksum.ones_sum(np.uint64(room.ctypes.data + at), np.uint64(len(data))))
-
-
-def pseudo_sum(frame):
-    """Folded sum of the pseudo header, from the octets of `frame`."""
-    fields = walk(frame)
-    size = 4 if fields["src"] >> 32 == 0xFFFF else 16
-    low = 2 ** (8 * size) - 1
-    l4_len = 14 + fields["l3_len"] - fields["l4"]
-    octets = b"".join((fields[k] & low).to_bytes(size, "big") for k in ("src", "dst"))
-    return plain_sum(octets + l4_len.to_bytes(4, "big") + fields["ip_proto"].to_bytes(4, "big"))
 
 
 def owe(batch, i, frame):
