@@ -116,6 +116,21 @@ async def _port_del(api, params):
     return {"name": params.name}
 
 
+@method("port.detach", shapes.DetachParams, shapes.Names)
+async def _port_detach(api, params):
+    """Delete a port, or all of an owner, with the rules that name them; none to delete is no error."""
+    return {"names": await api.control.detach(params.name, params.owner)}
+
+
+@method("port.relocate", shapes.RelocateParams, shapes.Done)
+async def _port_relocate(api, params):
+    """Note where a tap port's interface was moved to; the interface itself is left as it is."""
+    place = params.model_dump(exclude={"name"})
+    place = {key: value for key, value in place.items() if key in ("netns", "ifname") or value is not None}
+    await api.control.relocate(params.name, place)
+    return {"name": params.name}
+
+
 @method("port.show", shapes.PortFilter, list[shapes.PortView])
 async def _port_show(api, params):
     """Show one port or all."""

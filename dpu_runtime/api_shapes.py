@@ -5,10 +5,18 @@ Not: ports and rules, whose shape is the configuration's (config.py).
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dpu_runtime.config import AnyPort, Config, RuleConfig
-from dpu_runtime.config_types import PortName, RuleName
+from dpu_runtime.config import AnyPort, Config, RouteConfig, RuleConfig
+from dpu_runtime.config_model import refuse
+from dpu_runtime.config_types import (
+    InterfaceAddress,
+    InterfaceName,
+    NetworkNamespace,
+    Owner,
+    PortName,
+    RuleName,
+)
 
 
 class _Shape(BaseModel):
@@ -29,6 +37,35 @@ class PortFilter(_Shape):
     """Names a port, or means all."""
 
     name: PortName | None = Field(None, description="name of the port; absent: all")
+
+
+class DetachParams(_Shape):
+    """Names a port, or whose ports are meant."""
+
+    name: PortName | None = Field(None, description="name of the port")
+    owner: Owner | None = Field(None, description="owner whose ports are meant, all of them")
+
+    @model_validator(mode="after")
+    def _one_of_them(self):
+        if (self.name is None) == (self.owner is None):
+            refuse(self, [(("name",), "either `name` or `owner` must be given", self.name)])
+        return self
+
+
+class RelocateParams(_Shape):
+    """Where somebody else has put the interface of a tap port."""
+
+    name: PortName = Field(description="name of the port")
+    netns: NetworkNamespace | None = Field(
+        None, description="network namespace the interface is in now; default: the host's own"
+    )
+    ifname: InterfaceName = Field(description="name the interface has there")
+    address: list[InterfaceAddress] | None = Field(
+        None, description="addresses it has there; default: those the port was made with"
+    )
+    route: list[RouteConfig] | None = Field(
+        None, description="routes it has there; default: those the port was made with"
+    )
 
 
 class RuleRef(_Shape):
@@ -55,6 +92,12 @@ class Done(_Shape):
     """It is done."""
 
     name: str = Field(description="name of the port or rule")
+
+
+class Names(_Shape):
+    """These are done."""
+
+    names: list[str] = Field(description="names of the ports; none is fine")
 
 
 class Changes(_Shape):

@@ -47,6 +47,9 @@ class Device(Protocol):
     async def update_port(self, old: PortConfig, new: PortConfig) -> bool:
         """Change a port in place, or return False: it must go and come again."""
 
+    async def relocate_port(self, old: PortConfig, new: PortConfig) -> None:
+        """Take `new` as the place of the interface; raises PortError when it is elsewhere."""
+
     async def set_rules(self, rules: list[RuleConfig], default_ingress: str, default_egress: str) -> None:
         """Replace all rules at once, without losing a packet."""
 
@@ -125,6 +128,45 @@ class Control:
                 raise ApplyError(f"port {name!r} is named by xconnect of port {', '.join(ports)}")
             await self._edit(port=[port for port in self.running.port if port.name != name])
 
+    async def detach(self, name=None, owner=None):
+        """Delete the port `name`, or all ports of `owner`, with all that names them; returns their names."""
+        async with self._lock:
+            names = [
+                p.name
+                for p in self.running.port
+                if name == p.name or (owner is not None and owner == p.owner)
+            ]
+            if names:
+                await self._apply(plan.without_ports(self.running, set(names)))
+            return names
+
+    async def relocate(self, name, place):
+        """Change where a tap port's interface is: {netns, ifname, address, route}, after it was moved.
+
+        Raises ConfigError for a bad place, ApplyError when the interface is not there.
+        """
+        async with self._lock:
+            self._named("port", name)
+            old = next(port for port in self.running.port if port.name == name)
+            if old.kind != "tap":
+                raise ApplyError(
+                    f"port {name!r} is of kind {old.kind}; only a tap port has an interface to move"
+                )
+            new = _validated(type(old), old.model_dump(exclude_unset=True) | place)
+            ports = [new if port is old else port for port in self.running.port]
+            target = _validated(Config, {**_parts(self.running), "port": ports})
+            if self._stopping:
+                raise ApplyError("the daemon is stopping")
+            try:
+                await self.device.relocate_port(old, new)
+            except REFUSALS as error:
+                raise ApplyError(f"{error}; nothing was changed") from error
+            self.running = target
+            self._save()
+            log.info(
+                "port %s: its interface is %s in netns %s now", name, new.ifname, new.netns or "of the host"
+            )
+
     async def add_rule(self, rule):
         """Add a rule; returns its name, made up if it had none."""
         async with self._lock:
@@ -151,21 +193,15 @@ class Control:
 
     async def _edit(self, new="", **lists):
         """Change one list; `new` is the place of an added item, whose keys the caller knows without it."""
-        running = self.running
         try:
-            await self._apply(
-                {"runtime": running.runtime, "port": running.port, "rule": running.rule, **lists}
-            )
+            await self._apply({**_parts(self.running), **lists})
         except ConfigError as error:
             for problem in error.problems:
                 problem.key = problem.key.removeprefix(new)
             raise ConfigError(error.problems) from None
 
     async def _apply(self, parts, dry_run=False):
-        try:
-            target = Config.model_validate(parts)
-        except ValidationError as error:
-            raise ConfigError(problems(error, Config)) from None
+        target = _validated(Config, parts)
         lines = plan.summary(self.running, target)
         if not dry_run:
             await self._change(target)
@@ -216,6 +252,19 @@ class Control:
             log.error(
                 "%s: %s; a later adoption would not know of this change", error.filename, error.strerror
             )
+
+
+def _parts(config):
+    """What a configuration is made of, to be changed and validated anew."""
+    return {"runtime": config.runtime, "port": config.port, "rule": config.rule}
+
+
+def _validated(model, data):
+    """Make a model. Raises ConfigError."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(problems(error, model)) from None
 
 
 def _xconnect(port):

@@ -12,11 +12,11 @@ import os
 import time
 from pathlib import Path
 
-import numpy as np
 from pydantic import TypeAdapter
 
 from dpu_runtime.config import AnyPort
 from dpu_runtime.counters import read_stats
+from dpu_runtime.port_rows import PortRows
 from dpu_runtime.ring_port import RingPlane
 from dpu_runtime.rules import RuleBook
 from dpu_runtime.shared import Control, SharedState, WorkerWord
@@ -45,6 +45,7 @@ class DpuDevice:
     def __init__(self, runtime):
         self.runtime = runtime
         self.shared = None
+        self._rows = None  # of `shared`
         self.ports = {}  # name -> Slot
         self.rules = None
         self._cpus = list(runtime.workers)
@@ -68,6 +69,7 @@ class DpuDevice:
         if process is not None and await self._adopt(process):
             return
         self.shared = SharedState.create()
+        self._rows = PortRows(self.shared)
         self.rules = RuleBook(self.shared)
         self._kicks = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in self._cpus]
         self._write_settings()
@@ -82,6 +84,7 @@ class DpuDevice:
             await process.request({"do": "stop"})
             await process.exited()
             return False
+        self._rows = PortRows(self.shared)
         self._kicks = process.hello_fds[1:]
         self._cpus = hello["cpus"]
         notes = self.shared.read_notes()
@@ -163,7 +166,7 @@ class DpuDevice:
             base = self.shared.port_counters[: len(self._cpus), index].sum(axis=0).tolist()
             self.shared.port_errors[index] = 0
             self.shared.rings[index]["serial"] = 0  # cursors of an earlier port there are nobody's
-            self._write_port(index, port, driver)
+            self._rows.write(index, port, driver)
             plane = self._make_plane(port.name, index, port, driver)
             await self._supervisor.request(self._add_message(index, driver), driver.fds)
             self.ports[port.name] = Slot(index, port, driver, base, plane)
@@ -175,7 +178,7 @@ class DpuDevice:
             if self.ports.pop(port.name, None):
                 with contextlib.suppress(DataPlaneError):
                     await self._supervisor.request({"do": "del_port", "index": index})
-            self.shared.ports[index]["kind"] = 0
+            self._rows.clear(index)
             driver.close()
             raise
         self._write_notes()
@@ -196,8 +199,7 @@ class DpuDevice:
         def changed():
             slot = self.ports.get(name)
             if slot is not None and slot.driver is driver:
-                up = int(self.shared.ports[index]["flags"]) & layout.PORT_UP
-                self._write_port(index, slot.config, driver, up)
+                self._rows.rewrite(slot)
 
         return RingPlane(name, index, self.shared, self._supervisor.request, changed)
 
@@ -220,10 +222,7 @@ class DpuDevice:
             await slot.driver.stop()
         await self._supervisor.request({"do": "del_port", "index": slot.index})
         slot.driver.close()
-        self.shared.devices[slot.index]["xconnect"] = 0
-        row = self.shared.ports[slot.index]
-        row["kind"] = 0
-        row["generation"] += 1
+        self._rows.clear(slot.index)
         self._write_notes()
 
     async def update_port(self, old, new):
@@ -234,11 +233,17 @@ class DpuDevice:
         slot = self.ports[old.name]
         if "mtu" in changed and makes_interface(new):
             await asyncio.to_thread(change_mtu, new)
-        up = int(self.shared.ports[slot.index]["flags"]) & layout.PORT_UP
-        self._write_port(slot.index, new, slot.driver, up)
         slot.config = new
+        self._rows.rewrite(slot)
         self._write_notes()
         return True
+
+    async def relocate_port(self, old, new):
+        """Take `new` as the place of a tap port's interface. Raises PortError when it is elsewhere."""
+        slot = self.ports[old.name]
+        await asyncio.to_thread(slot.driver.relocate, new.netns, new.ifname)
+        slot.config = new
+        self._write_notes()
 
     def _free_index(self, name):
         taken = {slot.index for slot in self.ports.values()}
@@ -247,54 +252,13 @@ class DpuDevice:
                 return index
         raise PortError(name, "add", text=f"all {layout.PORTS_MAX} ports are in use")
 
-    def _write_port(self, index, port, driver, up=0):
-        vlans = self.shared.vlan_allowed[index]
-        vlans[:] = 0
-        for vlan in [*(port.trunk or []), *([port.vlan] if port.vlan else [])]:
-            vlans[vlan // 64] |= 1 << (vlan % 64)
-        flags = driver.capabilities.flags() | up
-        for wanted, bit in (
-            (port.spoof_check, layout.PORT_SPOOF_CHECK),
-            (port.verify_checksum, layout.PORT_RX_VERIFY),
-            (port.trunk is not None, layout.PORT_TRUNK),
-        ):
-            flags |= bit if wanted else 0
-        if not port.gro:
-            flags &= ~layout.PORT_RX_GRO
-        row = self.shared.ports[index]
-        row["mac"] = int((port.mac or "0").replace(":", ""), 16)
-        row["mtu"] = port.mtu or driver.link.mtu
-        row["vlan"] = port.vlan or 0
-        row["kind"] = driver.kind
-        row["flags"] = flags
-
     def open_ports(self):
         """Let packets through to the ports that were added; their rules are in force by now."""
-        for slot in self.ports.values():
-            self.shared.ports[slot.index]["flags"] |= layout.PORT_UP
-        self._list_ports()
+        self._rows.open(self.ports)
 
     def close_port(self, name):
         """Let no packet through to a port any more; it stays until `del_port`."""
-        row = self.shared.ports[self.ports[name].index]
-        row["flags"] &= np.uint32(~layout.PORT_UP & 0xFFFFFFFF)
-        self._list_ports()
-
-    def _list_ports(self):
-        rows = self.shared.ports
-        self._connect_ports()
-        up = [s.index for s in self.ports.values() if rows[s.index]["flags"] & layout.PORT_UP]
-        mac_table.write_active_ports(self.shared.active_ports, up)
-
-    def _connect_ports(self):
-        """Cross-connect the ports that ask for it, while both are open."""
-        rows = self.shared.ports
-        for slot in self.ports.values():
-            other = self.ports.get(getattr(slot.config, "xconnect", None))
-            both = (
-                other is not None and rows[slot.index]["flags"] & rows[other.index]["flags"] & layout.PORT_UP
-            )
-            self.shared.devices[slot.index]["xconnect"] = other.index + 1 if both else 0
+        self._rows.close(self.ports, name)
 
     # rules
 

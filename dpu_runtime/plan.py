@@ -129,6 +129,17 @@ def summary(old: Config, new: Config):
     return lines + rules
 
 
+def without_ports(config: Config, names):
+    """Parts of `config` without the ports `names`, the rules that name one and the cross-connects to one."""
+    ports = [
+        port.model_copy(update={"xconnect": None}) if getattr(port, "xconnect", None) in names else port
+        for port in config.port
+        if port.name not in names
+    ]
+    rules = [rule for rule in config.rule if not {rule.in_port, rule.out_port} & names]
+    return {"runtime": config.runtime, "port": ports, "rule": rules}
+
+
 def fixed_changes(running: RuntimeConfig, wanted: RuntimeConfig):
     """Return a `Problem` for every key of [runtime] that is asked to change and cannot."""
     return [

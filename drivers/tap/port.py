@@ -19,6 +19,8 @@ from drivers.port import Capabilities, Kind, PortError
 TUN_DEVICE = "/dev/net/tun"
 TUNSETIFF = 0x400454CA
 TUNSETOFFLOAD = 0x400454D0
+TUNGETIFF = 0x800454D2
+TUNGETDEVNETNS = 0x54E3  # _IO('T', 227), returns a descriptor
 TUNSETVNETHDRSZ = 0x400454D8
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
@@ -72,6 +74,27 @@ class TapPort:
             os.close(fd)
         self.fds = []
 
+    def relocate(self, netns, ifname):
+        """Take `netns` and `ifname` as the interface's place: somebody else moved it there.
+
+        Raises PortError, nothing changed, when it is elsewhere or gone.
+        """
+        request = bytearray(struct.pack("40x"))
+        self._ioctl(self.fds[0], TUNGETIFF, "TUNGETIFF", request)
+        there = os.fsdecode(bytes(request[:16]).partition(b"\0")[0])
+        if there != ifname:
+            raise PortError(self.name, "relocate", text=f"its interface is {there!r}, not {ifname!r}")
+        fds = [self._ioctl(self.fds[0], TUNGETDEVNETNS, "TUNGETDEVNETNS")]
+        try:
+            fds.append(open_netns(netns, port=self.name))
+            if not os.path.samestat(*map(os.fstat, fds)):
+                text = f"its interface {ifname!r} is not in netns {netns or 'of the host'!r}"
+                raise PortError(self.name, "relocate", text=text)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self.netns, self.ifname = netns, ifname
+
     def _open_queues(self):
         """Make the interface in its namespace.
 
@@ -116,9 +139,9 @@ class TapPort:
             self._ioctl(fd, TUNSETIFF, "TUNSETIFF", struct.pack("16sH22x", self.ifname.encode(), flags))
             self._ioctl(fd, TUNSETVNETHDRSZ, "TUNSETVNETHDRSZ", struct.pack("i", VNET_HDR_BYTES))
 
-    def _ioctl(self, fd, request, call, argument):
+    def _ioctl(self, fd, request, call, argument=0):
         try:
-            fcntl.ioctl(fd, request, argument)
+            return fcntl.ioctl(fd, request, argument)
         except OSError as error:
             hint = "; a tap port needs CAP_NET_ADMIN (run as root)" if error.errno == errno.EPERM else ""
             text = f"interface {self.ifname!r}: {os.strerror(error.errno)}{hint}"

@@ -81,6 +81,11 @@ class MemoryDevice:
         self.ports[new.name] = new
         return True
 
+    async def relocate_port(self, old, new):
+        self._called(f"relocate {new.name}", new.name)
+        assert self.ports[old.name] == old
+        self.ports[new.name] = new
+
     async def set_rules(self, rules, default_ingress, default_egress):
         self._called("rules")
         for rule in rules:

@@ -63,6 +63,54 @@ def test_ports_and_rules_come_and_go(api):
     assert call(api, "stats")["drops"] == {"ACL_INGRESS": 7, "RUNT": 0}
 
 
+def test_detach_takes_what_names_the_port_along(api):
+    for name, owner in (("a", "engine"), ("b", "engine"), ("c", "attach")):
+        call(api, "port.add", **WEB | {"name": name, "ifname": name, "owner": owner})
+    call(api, "port.add", name="v", kind="vhost_user", socket="/run/v")
+    call(api, "port.add", name="w", kind="vhost_user", socket="/run/w", xconnect="v")
+    call(api, "rule.add", **RULE, in_port="a")
+    call(api, "rule.add", name="both", priority=1, stage="egress", in_port="c", out_port="b", action="drop")
+    call(api, "rule.add", name="stays", priority=1, in_port="c", action="drop")
+    assert call(api, "port.detach", name="v") == {"names": ["v"]}
+    assert api.control.device.ports["w"].xconnect is None
+    assert call(api, "port.detach", owner="engine") == {"names": ["a", "b"]}
+    assert list(api.control.device.ports) == ["c", "w"]
+    assert [rule.name for rule in api.control.device.rules] == ["stays"]
+    assert call(api, "port.detach", owner="engine") == {"names": []}
+    assert call(api, "port.detach", name="a") == {"names": []}
+
+
+def test_detach_that_fails_changes_nothing(api):
+    call(api, "port.add", **WEB)
+    call(api, "rule.add", **RULE, in_port="web")
+    api.control.device.fail["del web"] = 1
+    assert refused(api, "port.detach", name="web").code == REFUSED
+    assert list(api.control.device.ports) == ["web"]
+    assert [rule.name for rule in api.control.device.rules] == ["no-telnet"]
+
+
+def test_relocate_changes_the_place_and_nothing_else(api):
+    call(api, "port.add", **WEB, mtu=1400, mac="02:00:00:00:00:09")
+    before = api.control.device.ports["web"]
+    api.control.device.calls.clear()
+    assert call(api, "port.relocate", name="web", netns="/run/docker/netns/1", ifname="eth1") == {
+        "name": "web"
+    }
+    assert api.control.device.calls == ["relocate web"]
+    place = {"netns": "/run/docker/netns/1", "ifname": "eth1"}
+    assert api.control.running.port == [before.model_copy(update=place)]
+    route = [{"to": "default", "via": "10.0.1.1"}]
+    call(api, "port.relocate", name="web", ifname="eth0", address=["10.0.1.2/24"], route=route)
+    (port,) = call(api, "port.show")
+    assert port["config"]["address"] == ["10.0.1.2/24"]
+    assert port["config"]["route"] == route
+    assert "netns" not in port["config"]
+    api.control.device.fail["relocate web"] = 1
+    error = refused(api, "port.relocate", name="web", ifname="eth9")
+    assert error.message == "port 'web': relocate: Device or resource busy; nothing was changed"
+    assert call(api, "port.show") == [port]
+
+
 WRONG = [
     ("nope", {}, METHOD_NOT_FOUND, "no method 'nope'"),
     ("status", {"x": 1}, INVALID_PARAMS, "x = 1: unknown key"),
@@ -72,6 +120,16 @@ WRONG = [
     ("port.del", {"name": "b"}, REFUSED, "no port 'b', there are: web"),
     ("port.show", {"name": "b"}, REFUSED, "no port 'b'"),
     ("port.show", {"name": 3}, INVALID_PARAMS, "name = 3: allowed: 1 to 32 of A-Z a-z 0-9 _ . -"),
+    ("port.detach", {}, INVALID_PARAMS, "name = null: either `name` or `owner` must be given"),
+    ("port.detach", {"name": "a", "owner": "b"}, INVALID_PARAMS, 'name = "a": either `name` or `owner`'),
+    ("port.relocate", {"name": "b", "ifname": "eth0"}, REFUSED, "no port 'b', there are: web"),
+    ("port.relocate", {"name": "web"}, INVALID_PARAMS, "ifname: missing"),
+    (
+        "port.relocate",
+        {"name": "web", "ifname": "a", "route": [{"to": "default", "via": "10.9.0.1"}]},
+        INVALID_PARAMS,
+        'route[0].via = "10.9.0.1": in no network of the port\'s addresses',
+    ),
     ("rule.del", {"name": "b"}, REFUSED, "no rule 'b', there are: none"),
     ("rule.add", {**RULE, "dport": "x"}, INVALID_PARAMS, 'dport = "x": not a port or a range of ports'),
     (

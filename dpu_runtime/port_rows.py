@@ -1,0 +1,73 @@
+"""A port's row in the tables that workers read: what it is, and whether packets pass.
+
+Out: `ports`, `vlan_allowed`, `active_ports` and the `xconnect` column of `devices`, all in shared memory.
+Not: the port's queues; the data-plane process adds and deletes those.
+"""
+
+import numpy as np
+
+from kernels import layout, mac_table
+
+NOT_UP = np.uint32(~layout.PORT_UP & 0xFFFFFFFF)
+
+
+class PortRows:
+    """The rows of all ports; `slots` are always {name: Slot}, dpu_runtime/slot.py."""
+
+    def __init__(self, shared):
+        self.shared = shared
+
+    def write(self, index, port, driver, up=0):
+        """Write the row of a port; without `up` no packet passes yet."""
+        vlans = self.shared.vlan_allowed[index]
+        vlans[:] = 0
+        for vlan in [*(port.trunk or []), *([port.vlan] if port.vlan else [])]:
+            vlans[vlan // 64] |= 1 << (vlan % 64)
+        flags = driver.capabilities.flags() | up
+        for wanted, bit in (
+            (port.spoof_check, layout.PORT_SPOOF_CHECK),
+            (port.verify_checksum, layout.PORT_RX_VERIFY),
+            (port.trunk is not None, layout.PORT_TRUNK),
+        ):
+            flags |= bit if wanted else 0
+        if not port.gro:
+            flags &= ~layout.PORT_RX_GRO
+        row = self.shared.ports[index]
+        row["mac"] = int((port.mac or "0").replace(":", ""), 16)
+        row["mtu"] = port.mtu or driver.link.mtu
+        row["vlan"] = port.vlan or 0
+        row["kind"] = driver.kind
+        row["flags"] = flags
+
+    def rewrite(self, slot):
+        """Write the row of a port that changed; packets pass or do not as before."""
+        up = int(self.shared.ports[slot.index]["flags"]) & layout.PORT_UP
+        self.write(slot.index, slot.config, slot.driver, up)
+
+    def clear(self, index):
+        """Free a row; what was learned of its port is not believed any more."""
+        self.shared.devices[index]["xconnect"] = 0
+        row = self.shared.ports[index]
+        row["kind"] = 0
+        row["generation"] += 1
+
+    def open(self, slots):
+        """Let packets through to all ports."""
+        for slot in slots.values():
+            self.shared.ports[slot.index]["flags"] |= layout.PORT_UP
+        self._list(slots)
+
+    def close(self, slots, name):
+        """Let no packet through to a port any more."""
+        self.shared.ports[slots[name].index]["flags"] &= NOT_UP
+        self._list(slots)
+
+    def _list(self, slots):
+        """List the open ports for floods, and cross-connect those that ask for it while both are open."""
+        rows = self.shared.ports
+        up = {slot.index for slot in slots.values() if rows[slot.index]["flags"] & layout.PORT_UP}
+        for slot in slots.values():
+            other = slots.get(getattr(slot.config, "xconnect", None))
+            both = other is not None and {slot.index, other.index} <= up
+            self.shared.devices[slot.index]["xconnect"] = other.index + 1 if both else 0
+        mac_table.write_active_ports(self.shared.active_ports, sorted(up))
