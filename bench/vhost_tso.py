@@ -28,6 +28,7 @@ from bench.peers.cpu_time import raise_priority, undisturbed, waited_seconds
 from bench.peers.host_pair import HostPair, Line, built
 from bench.peers.hosts import stop_on_signals
 from bench.peers.hugepages import hugepages
+from bench.peers.ovs import JOINED, LOOPED, SWITCHED
 from bench.vhost_user import missing_packages
 
 PROGRAM_CPU, SWITCH_CPU = 0, 1
@@ -109,9 +110,9 @@ def run(size, repeats=results.REPEATS, rules=RULES, priority=False):
 
 def contenders(stack, ports, rules):
     """All that can stand between `ports` ports of the client, at rest."""
-    variants = {"bare": ovs_dpdk.LOOPED}
+    variants = {"bare": LOOPED}
     if ports == 2:
-        variants = {"bare": ovs_dpdk.JOINED, f"{rules} rules": ovs_dpdk.SWITCHED}
+        variants = {"bare": JOINED, f"{rules} rules": SWITCHED}
 
     def attach(make, **options):
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dpu-bench-"))

@@ -23,6 +23,7 @@ from bench.peers import ovs_dpdk, testpmd, vhost_dpu
 from bench.peers.cpu_time import TRIES_MAX, raise_priority, undisturbed, waited_seconds
 from bench.peers.hosts import stop_on_signals
 from bench.peers.hugepages import hugepages
+from bench.peers.ovs import JOINED, LOOPED, SWITCHED
 
 PACKAGES = {testpmd.PROGRAM: "dpdk-dev", ovs_dpdk.SWITCH: "openvswitch-switch-dpdk"}
 CLIENT_CPU, SWITCH_CPU = 0, 1
@@ -125,15 +126,15 @@ def _contenders(stack, ports, rules, peers_only):
     back_end = attach(testpmd.BackEnd)
     for mode in ("io", "macswap"):
         yield Contender(f"testpmd {mode}", *back_end, mode)
-    variants = {"bare": ovs_dpdk.LOOPED}
+    variants = {"bare": LOOPED}
     if ports == 2:
-        variants = {"bare": ovs_dpdk.JOINED, f"{rules} rules": ovs_dpdk.SWITCHED}
+        variants = {"bare": JOINED, f"{rules} rules": SWITCHED}
     ovs = attach(ovs_dpdk.OvsDpdk, rules=rules)
     for name, variant in variants.items():
-        yield Contender(f"OVS-DPDK, {name}", *ovs, variant, full=variant == ovs_dpdk.SWITCHED)
+        yield Contender(f"OVS-DPDK, {name}", *ovs, variant, full=variant == SWITCHED)
     for name, variant in () if peers_only else variants.items():
         dpu = attach(vhost_dpu.VhostDpu, variant=variant, rules=rules)
-        yield Contender(f"DPU, {name}", *dpu, variant, full=variant == ovs_dpdk.SWITCHED)
+        yield Contender(f"DPU, {name}", *dpu, variant, full=variant == SWITCHED)
 
 
 def _compare(title, contenders, octets, seconds, repeats, stolen):

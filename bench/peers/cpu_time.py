@@ -1,5 +1,6 @@
 """Who else had the CPUs during a measurement, and what to do about it."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -11,8 +12,11 @@ NICE_FIRST = -20
 
 def waited_seconds(pids):
     """Time that threads of these processes were ready but had no CPU: second number of schedstat, proc(5)."""
-    files = [path for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
-    return sum(int(path.read_text().split()[1]) for path in files) / NS_PER_SECOND
+    waited_ns = 0
+    for path in [path for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            waited_ns += int(path.read_text().split()[1])
+    return waited_ns / NS_PER_SECOND
 
 
 def raise_priority(pids):

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from bench.peers.hosts import Host
+from bench.peers.wires import PORTS
 
 PROGRAM = "dpdk-testpmd"
 PROMPT = b"testpmd> "
@@ -45,14 +46,17 @@ def client_mac(port):
 class Testpmd:
     """A testpmd with `devices` (DPDK's --vdev) on one CPU, stopped; ended with `close`.
 
+    host  where it runs, whose processes end with it; default: a new one
     Raises RuntimeError with what it printed when it does not come up, or does not answer.
     """
 
     __test__ = False  # no class of tests, for pytest
 
-    def __init__(self, devices, cpu):
-        self._host = Host(str(cpu))
-        argv = ["stdbuf", "-oL", PROGRAM, "--lcores", f"0@{cpu},1@{cpu}", "--no-pci", "--no-telemetry"]
+    def __init__(self, devices, cpu, host=None):
+        self._host = host or Host(str(cpu))
+        # net_af_xdp reads /sys/class/net, which shows the namespace it was mounted in
+        argv = ["unshare", "--mount", "sh", "-ec", 'mount -t sysfs sysfs /sys; exec "$@"', "testpmd"]
+        argv += ["stdbuf", "-oL", PROGRAM, "--lcores", f"0@{cpu},1@{cpu}", "--no-pci", "--no-telemetry"]
         # Files and locks of DPDK are in memory too, so two of them do not meet.
         argv += ["--in-memory", "--single-file-segments", "-m", MEMORY_MB]
         for device in devices:
@@ -164,3 +168,30 @@ class BackEnd(Testpmd):
     def rest(self):
         """Take no CPU time until `begin`."""
         self.stop()
+
+
+class KernelPorts(Testpmd):
+    """A Testpmd that joins two Wires (bench/peers/wires.py) by a driver of kernel interfaces.
+
+    driver   net_af_packet or net_af_xdp
+    options  of both devices
+    """
+
+    def __init__(self, wires, cpu, driver, options=""):
+        self.wires = wires
+        super().__init__(
+            [f"{driver}{n},iface={port}{options}" for n, port in enumerate(PORTS)], cpu, wires.switch
+        )
+
+    def begin(self):
+        """Forward."""
+        self.start("io")
+
+    def rest(self):
+        """Take no CPU time until `begin`."""
+        self.stop()
+
+    def close(self):
+        """End it, and take the wires down; twice is allowed."""
+        super().close()
+        self.wires.close()

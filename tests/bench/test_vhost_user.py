@@ -5,6 +5,7 @@ import pytest
 from bench import vhost_user
 from bench.peers import ovs_dpdk, testpmd
 from bench.peers.hugepages import PAGE_MB, _read, hugepages
+from bench.peers.ovs import JOINED, LOOPED, SWITCHED
 from bench.peers.testpmd import Rate
 
 MEASURE_SECONDS = 0.2
@@ -130,7 +131,7 @@ def test_testpmd_forwards_what_the_client_sends(socket_dir, ports):
 @peers
 def test_open_vswitch_forwards_what_the_client_sends(socket_dir, ports):
     sockets = [f"{socket_dir}/{n}.sock" for n in range(ports)]
-    variants = [ovs_dpdk.LOOPED] if ports == 1 else [ovs_dpdk.JOINED, ovs_dpdk.SWITCHED]
+    variants = [LOOPED] if ports == 1 else [JOINED, SWITCHED]
     with (
         hugepages(testpmd.MEMORY_MB + ovs_dpdk.MEMORY_MB + 64),
         ovs_dpdk.OvsDpdk(sockets, 1, socket_dir, rules=RULES) as switch,
