@@ -53,7 +53,7 @@ class Server:
 
     async def listen(self):
         """Take the path; clients wait for `serve`. Raises DaemonError when something else has it."""
-        sock = _listening_socket(self.path)
+        sock = listening_socket(self.path)
         self._inode = self.path.stat().st_ino
         self._server = await asyncio.start_unix_server(
             self._connected, sock=sock, limit=MESSAGE_BYTES_MAX, start_serving=False
@@ -190,7 +190,7 @@ async def _send(writer, answer):
     await asyncio.wait_for(writer.drain(), MESSAGE_TIMEOUT_S)
 
 
-def _listening_socket(path):
+def listening_socket(path):
     """Bind the socket, in place of one that nobody answers on."""
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
