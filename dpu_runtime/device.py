@@ -20,7 +20,7 @@ from dpu_runtime.port_rows import PortRows
 from dpu_runtime.ring_port import RingPlane
 from dpu_runtime.rules import RuleBook
 from dpu_runtime.shared import Control, SharedState, WorkerWord
-from dpu_runtime.slot import Slot, has_rings, make_driver, makes_interface
+from dpu_runtime.slot import Slot, has_rings, make_driver, makes_interface, uses_interface
 from dpu_runtime.supervisor import DataPlaneError, Process, Supervisor
 from dpu_runtime.wiring import change_mtu, wire_interface
 from drivers.port import Kind, PortError
@@ -163,6 +163,8 @@ class DpuDevice:
         try:
             if makes_interface(port):
                 await asyncio.to_thread(wire_interface, port)
+            elif uses_interface(port) and port.mtu:
+                await asyncio.to_thread(change_mtu, port)
             base = self.shared.port_counters[: len(self._cpus), index].sum(axis=0).tolist()
             self.shared.port_errors[index] = 0
             self.shared.rings[index]["serial"] = 0  # cursors of an earlier port there are nobody's
@@ -231,7 +233,7 @@ class DpuDevice:
         if not changed <= IN_PLACE:
             return False
         slot = self.ports[old.name]
-        if "mtu" in changed and makes_interface(new):
+        if "mtu" in changed and new.mtu and (makes_interface(new) or uses_interface(new)):
             await asyncio.to_thread(change_mtu, new)
         slot.config = new
         self._rows.rewrite(slot)

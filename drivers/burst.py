@@ -5,7 +5,8 @@ numba cannot cache a call through a function value, so the kind number chooses h
 
 import numpy as np
 
-from drivers.af_packet.queue import packet_done, packet_rx, packet_tx
+from drivers.af_packet.receive import packet_done, packet_rx
+from drivers.af_packet.transmit import packet_tx
 from drivers.af_xdp.queue import xdp_done, xdp_rx, xdp_tx
 from drivers.libc import ENODEV
 from drivers.null.queue import null_rx, null_tx

@@ -8,15 +8,21 @@ Errors: a result of -1 and `errno()`; nothing raises.
 import numpy as np
 from numba import types
 
-from kernels.jit import PYTHON_MODE, helper
+from kernels.jit import helper
 from kernels.memory import load_u32, store_u32
 
 EINTR = 4  # asm-generic/errno-base.h
 EIO = 5
+ENXIO = 6
 EAGAIN = 11
 ENOMEM = 12
 ENODEV = 19
+ENETDOWN = 100
 ENOBUFS = 105
+
+MSG_DONTWAIT = 0x40  # linux/socket.h
+SOL_SOCKET = 1  # asm-generic/socket.h
+SO_ERROR = 4
 
 EPOLLIN = 0x1  # sys/epoll.h
 EPOLL_CTL_DEL = 2
@@ -32,6 +38,11 @@ readv = _external("readv", types.int64, types.int32, types.uint64, types.int32)
 writev = _external("writev", types.int64, types.int32, types.uint64, types.int32)
 read = _external("read", types.int64, types.int32, types.uint64, types.uint64)
 write = _external("write", types.int64, types.int32, types.uint64, types.uint64)
+send = _external("send", types.int64, types.int32, types.uint64, types.uint64, types.int32)
+getsockname = _external("getsockname", types.int32, types.int32, types.uint64, types.uint64)
+getsockopt = _external(
+    "getsockopt", types.int32, types.int32, types.int32, types.int32, types.uint64, types.uint64
+)
 mmap = _external(
     "mmap", types.uint64, types.uint64, types.uint64, types.int32, types.int32, types.int32, types.int64
 )
@@ -42,14 +53,14 @@ epoll_ctl = _external("epoll_ctl", types.int32, types.int32, types.int32, types.
 clock_gettime = _external("clock_gettime", types.int32, types.int32, types.uint64)
 _errno_location = _external("__errno_location", types.uint64)
 
-if not PYTHON_MODE:
 
-    @helper
-    def errno():
-        """Error number of this thread's last failed call."""
-        return load_u32(_errno_location())
+@helper
+def errno():
+    """Error number of this thread's last failed call."""
+    return load_u32(_errno_location())
 
-    @helper
-    def set_errno(value):
-        """Put this thread's error number back, as a signal handler must."""
-        store_u32(_errno_location(), np.uint64(value))
+
+@helper
+def set_errno(value):
+    """Put this thread's error number back, as a signal handler must."""
+    store_u32(_errno_location(), np.uint64(value))

@@ -37,6 +37,7 @@ class PortCounter(enum.IntEnum):
     GSO_SEGMENTS = 8  # segments made for this port beyond the packets they came from
     GRO_MERGED = 9  # packets that left inside another one
     TX_CHECKSUMS = 10  # owed checksums finished for this port
+    RX_MISSED = 11  # lost in front of the port, which had no room; in no other counter
 
 
 PORT_COUNTER_COUNT = 16  # room to grow without a new layout; two cache lines
