@@ -27,6 +27,7 @@ HEADLINES = (
     "vhost_tso",
     "host_programs",
     "vhost_reconnect",
+    "attach",
 )
 # Of those with many cases, README.md shows the figures whose names match.
 HEADLINE_ROWS = {
