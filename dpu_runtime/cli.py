@@ -148,8 +148,6 @@ def _add_port_commands(verbs, add, json_option):
     )
     on = {"action": "store_const", "const": True}
     port.add_argument("--socket", metavar="PATH", help="Unix socket of a vhost_user port")
-    port.add_argument("--socket-mode", metavar="MODE", help="octal mode of that socket; default: 0600")
-    port.add_argument("--socket-group", metavar="G", help="group of that socket")
     port.add_argument("--client", **on, help="connect to that socket instead of listening on it")
     _add_interface_options(port)
     _add_port_options(port)
@@ -187,6 +185,11 @@ def _add_port_options(port):
     port.add_argument("--verify-checksum", **on, help="verify checksums of packets that come in")
     port.add_argument("--no-offload", dest="offload", **off, help="no checksum and segmentation offload")
     port.add_argument("--no-gro", dest="gro", **off, help="do not merge TCP segments")
+    rate = "most that may %s, in bits of frames a second, or such as 20mbit"
+    port.add_argument("--rx-rate", metavar="RATE", help=rate % "come in")
+    port.add_argument("--rx-burst", metavar="N", type=int, help="octets that may come in at once")
+    port.add_argument("--tx-rate", metavar="RATE", help=rate % "go out")
+    port.add_argument("--tx-burst", metavar="N", type=int, help="octets that may go out at once")
     port.add_argument(
         "--xconnect", metavar="PORT", help="vhost_user port that all packets go to, past rules and switch"
     )

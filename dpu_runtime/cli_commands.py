@@ -16,12 +16,10 @@ from dpu_runtime.errors import ConfigError, DaemonError, Problem
 
 COMMON_KEYS = (
     *("name", "mac", "mtu", "queues", "vlan", "trunk", "spoof_check", "verify_checksum", "offload", "gro"),
-    "xconnect",
-    "owner",
+    *("rx_rate", "rx_burst", "tx_rate", "tx_burst", "xconnect", "owner"),
 )
 INTERFACE_KEYS = ("promiscuous", "accept_default_route", "qdisc", "xdp_mode", "busy_poll")
-SOCKET_KEYS = ("socket", "socket_mode", "socket_group", "client")
-PORT_KEYS = (*COMMON_KEYS, *INTERFACE_KEYS, *SOCKET_KEYS, "kind", "netns", "ifname", "address")
+PORT_KEYS = (*COMMON_KEYS, *INTERFACE_KEYS, "kind", "netns", "ifname", "address", "socket", "client")
 RULE_KEYS = (
     *("name", "priority", "stage", "in_port", "out_port", "src_mac", "dst_mac", "vlan", "ethertype"),
     *("src", "dst", "proto", "sport", "dport", "tcp_flags", "action"),

@@ -118,6 +118,22 @@ class PortConfig(Model):
     verify_checksum: bool = Field(False, description="verify the checksums of packets that come in here")
     offload: bool = Field(True, description="checksum and segmentation offload with the attached side")
     gro: bool = Field(True, description="merge TCP segments that come in one by one")
+    rx_rate: types.BitRate | None = Field(
+        None,
+        description="most that may come in here, in bits of frames a second; a tap port's interface is"
+        " shaped, any other port loses what exceeds it; default: no limit",
+    )
+    rx_burst: types.Burst | None = Field(
+        None, description="octets that may come in at once; default: 250 ms of `rx_rate`, 10 ms of a tap port"
+    )
+    tx_rate: types.BitRate | None = Field(
+        None,
+        description="most that may go out here, in bits of frames a second; what exceeds it is dropped;"
+        " default: no limit",
+    )
+    tx_burst: types.Burst | None = Field(
+        None, description="octets that may go out at once; default: 250 ms of `tx_rate`"
+    )
     owner: types.Owner | None = Field(
         None,
         description="who made the port at run time, such as `attach` or a container engine; such a port"
@@ -132,6 +148,18 @@ class PortConfig(Model):
         if len(set(trunk)) != len(trunk):
             raise ValueError("names a VLAN twice")
         return sorted(trunk)
+
+    @model_validator(mode="after")
+    def _bursts_have_rates(self):
+        refuse(
+            self,
+            [
+                ((f"{way}_burst",), f"needs `{way}_rate`", getattr(self, f"{way}_burst"))
+                for way in ("rx", "tx")
+                if getattr(self, f"{way}_burst") is not None and getattr(self, f"{way}_rate") is None
+            ],
+        )
+        return self
 
 
 class TapPort(PortConfig):
@@ -185,12 +213,6 @@ class VhostUserPort(PortConfig):
     client: bool = Field(
         False, description="connect to the socket, again and again, instead of listening on it"
     )
-    socket_mode: types.FileMode = Field(
-        "0600", description="mode of a socket that the port makes; who connects needs to write to it"
-    )
-    socket_group: types.GroupName | None = Field(
-        None, description="group of a socket that the port makes; default: the daemon's own"
-    )
     queues: Annotated[int, Field(ge=1, le=QUEUE_PAIRS_MAX), Allowed(f"1 to {QUEUE_PAIRS_MAX}")] | None = (
         Field(None, description=f"queue pairs offered; default: {QUEUE_PAIRS_MAX}, whatever the workers")
     )
@@ -199,14 +221,6 @@ class VhostUserPort(PortConfig):
         description="vhost_user port, may be itself, that everything coming in here goes to as it is:"
         " no rules, no switch; default: none",
     )
-
-    @model_validator(mode="after")
-    def _socket_is_ours(self):
-        given = (("socket_mode", self.socket_mode, "0600"), ("socket_group", self.socket_group, None))
-        text = "not with `client`: the other side makes the socket"
-        wrong = [((key,), text, value) for key, value, default in given if self.client and value != default]
-        refuse(self, wrong)
-        return self
 
 
 class InterfacePort(PortConfig):
@@ -283,7 +297,7 @@ class Config(Model):
 
     @model_validator(mode="after")
     def _parts_fit(self):
-        refuse(self, [*self._port_problems(), *self._rule_problems()])
+        refuse(self, [*self._port_problems(), *self._xconnect_problems(), *self._rule_problems()])
         return self
 
     def _port_problems(self):
@@ -291,7 +305,6 @@ class Config(Model):
             yield ("port",), f"more than {PORTS_MAX} ports", len(self.port)
         names, interfaces, sockets = set(), {}, {}
         workers = len(self.runtime.workers)
-        rings = {port.name for port in self.port if isinstance(port, VhostUserPort)}
         for i, port in enumerate(self.port):
             if port.name in names:
                 yield ("port", i, "name"), "another port has this name", port.name
@@ -303,14 +316,28 @@ class Config(Model):
                 if other != port.name or port.socket == self.runtime.socket:
                     text = f"port {other} has it" if other != port.name else "is the daemon's own"
                     yield ("port", i, "socket"), text, port.socket
-                if port.xconnect is not None and port.xconnect not in rings:
-                    text = f"no such vhost_user port, there are: {', '.join(sorted(rings))}"
-                    yield ("port", i, "xconnect"), text, port.xconnect
             if "ifname" in type(port).model_fields:
                 other = interfaces.setdefault((port.netns, port.ifname), port.name)
                 if other != port.name:
                     text = f"port {other} has an interface of this name in the same namespace"
                     yield ("port", i, "ifname"), text, port.ifname
+
+    def _xconnect_problems(self):
+        rings = {port.name: (i, port) for i, port in enumerate(self.port) if isinstance(port, VhostUserPort)}
+        for i, port in rings.values():
+            if port.xconnect is None:
+                continue
+            if port.xconnect not in rings:
+                text = f"no such vhost_user port, there are: {', '.join(sorted(rings))}"
+                yield ("port", i, "xconnect"), text, port.xconnect
+                continue
+            limits = (i, port, "rx_rate"), (*rings[port.xconnect], "tx_rate")
+            for at, limited, key in limits:
+                if getattr(limited, key) is not None:
+                    text = (
+                        f"does not go with the cross-connect of {port.name}, which passes packets as they are"
+                    )
+                    yield ("port", at, key), text, getattr(limited, key)
 
     def _rule_problems(self):
         ports = {port.name for port in self.port}

@@ -11,9 +11,12 @@ import hashlib
 import ipaddress
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from kernels.meter_table import BURST_MAX, BURST_MIN, RATE_MAX, RATE_MIN
 
 SOCKET_PATH_BYTES_MAX = 107  # octets, sockaddr_un.sun_path without its NUL, unix(7)
 IFNAME_BYTES_MAX = 15  # octets, IFNAMSIZ without its NUL, netdevice(7)
@@ -40,6 +43,8 @@ TCP_FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ece"
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _MAC_BROADCAST = (1 << 48) - 1
 _MAC_GROUP_BIT = 1 << 40
+_BIT_RATE = re.compile(r"([0-9]{1,12}(?:[.][0-9]{1,9})?)(?:([kmg]?)bit)?")
+_SI = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _PORT_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
@@ -191,12 +196,6 @@ def _absolute_path(text):
     return text
 
 
-def _file_mode(text):
-    if not re.fullmatch(r"0?[0-7]{3}", text):
-        raise ValueError("not an octal mode")
-    return f"{int(text, 8):04o}"
-
-
 def _socket_path(text):
     if len(_absolute_path(text).encode()) > SOCKET_PATH_BYTES_MAX:
         raise ValueError(f"has {len(text.encode())} octets")
@@ -237,6 +236,19 @@ def _port_range_text(text):
 def _tcp_flags(text):
     mask, value = tcp_flags_bits(text)
     return ",".join(name if value & bit else f"!{name}" for name, bit in TCP_FLAGS.items() if mask & bit)
+
+
+def _bit_rate(value):
+    """Bits a second of a number, or of text as tc(8) takes it: SI suffixes, bits."""
+    if not isinstance(value, str):
+        return value
+    match = _BIT_RATE.fullmatch(value.lower())
+    if not match:
+        raise ValueError("not a rate")
+    rate = round(Decimal(match[1]) * _SI[match[2] or ""])
+    if not RATE_MIN <= rate <= RATE_MAX:
+        raise ValueError("out of range")
+    return rate
 
 
 _TEXT_OR_NUMBER = (BeforeValidator(_number_as_text), WithJsonSchema({"type": ["string", "integer"]}))
@@ -280,10 +292,6 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute_path), Allowed("an absolu
 SocketPath = Annotated[
     str, AfterValidator(_socket_path), Allowed(f"an absolute path of at most {SOCKET_PATH_BYTES_MAX} octets")
 ]
-FileMode = Annotated[str, AfterValidator(_file_mode), Allowed('an octal mode such as "0660"')]
-GroupName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), Allowed("name or number of a group")
-]
 Proto = Annotated[
     str, *_TEXT_OR_NUMBER, AfterValidator(_proto), Allowed(", ".join(PROTOCOLS) + ", or 0..255")
 ]
@@ -305,3 +313,11 @@ TcpFlags = Annotated[
     Allowed('flags that are set, or with "!" not set, such as "syn,!ack", of ' + ", ".join(TCP_FLAGS)),
 ]
 VlanId = Annotated[int, Field(ge=1, le=4094), Allowed("1..4094")]
+BitRate = Annotated[
+    int,
+    Field(ge=RATE_MIN, le=RATE_MAX),
+    BeforeValidator(_bit_rate),
+    WithJsonSchema({"type": ["integer", "string"]}),
+    Allowed(f'{RATE_MIN}..{RATE_MAX} bits a second, or text such as "20mbit" (bit, kbit, mbit, gbit)'),
+]
+Burst = Annotated[int, Field(ge=BURST_MIN, le=BURST_MAX), Allowed(f"{BURST_MIN}..{BURST_MAX} octets")]

@@ -22,7 +22,7 @@ from dpu_runtime.rules import RuleBook
 from dpu_runtime.shared import Control, SharedState, WorkerWord
 from dpu_runtime.slot import Slot, has_rings, make_driver, makes_interface, uses_interface
 from dpu_runtime.supervisor import DataPlaneError, Process, Supervisor
-from dpu_runtime.wiring import change_mtu, wire_interface
+from dpu_runtime.wiring import change_mtu, change_shaper, wire_interface
 from drivers.port import Kind, PortError
 from drivers.tap.port import TUN_DEVICE
 from kernels import layout, mac_table
@@ -34,7 +34,8 @@ PASS_TIMEOUT_S = 5.0
 WATCH_RINGS_S = 0.5
 HEALTHY_TIMEOUT_S = 2.0
 # keys of a port that change under traffic; all others make it go and come again
-IN_PLACE = {"mtu", "vlan", "trunk", "spoof_check", "verify_checksum", "gro"}
+RATE_KEYS = {"rx_rate", "rx_burst", "tx_rate", "tx_burst"}
+IN_PLACE = {"mtu", "vlan", "trunk", "spoof_check", "verify_checksum", "gro", *RATE_KEYS}
 
 _any_port = TypeAdapter(AnyPort)
 
@@ -235,6 +236,8 @@ class DpuDevice:
         slot = self.ports[old.name]
         if "mtu" in changed and new.mtu and (makes_interface(new) or uses_interface(new)):
             await asyncio.to_thread(change_mtu, new)
+        if changed & {"rx_rate", "rx_burst"} and makes_interface(new):
+            await asyncio.to_thread(change_shaper, new)
         slot.config = new
         self._rows.rewrite(slot)
         self._write_notes()
@@ -244,6 +247,8 @@ class DpuDevice:
         """Take `new` as the place of a tap port's interface. Raises PortError when it is elsewhere."""
         slot = self.ports[old.name]
         await asyncio.to_thread(slot.driver.relocate, new.netns, new.ifname)
+        if new.rx_rate is not None:
+            await asyncio.to_thread(change_shaper, new)  # Linux drops a queueing discipline on the way
         slot.config = new
         self._write_notes()
 

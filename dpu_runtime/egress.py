@@ -8,6 +8,7 @@ import numpy as np
 
 from dpu_runtime.shared import Stage
 from drivers.burst import tx_burst
+from drivers.libc import CLOCK_MONOTONIC, clock_gettime
 from drivers.port import PortCounter
 from kernels.checksum import complete_checksum
 from kernels.drops import Drop
@@ -19,6 +20,7 @@ from kernels.layout import (
     PORT_RX_GRO,
     PORT_TX_CSUM,
     PORT_TX_ECN,
+    PORT_TX_METER,
     PORT_TX_TSO4,
     PORT_TX_TSO6,
     PORT_TX_USO,
@@ -29,7 +31,10 @@ from kernels.layout import (
     VIRTIO_NET_HDR_GSO_TCPV6,
     VIRTIO_NET_HDR_GSO_UDP_L4,
 )
-from kernels.memory import cycles
+from kernels.memory import address_of, cycles
+from kernels.meter import meter_tx
+from kernels.meter_table import NS_PER_SECOND
+from kernels.meter_table import TX as METER_TX_ROW
 from kernels.segment import gso_segment, gso_segment_count
 from kernels.transport import PROTO_TCP
 from kernels.vlan import retag
@@ -42,6 +47,13 @@ def charge(kernel_counters, stage, packets, since):
     kernel_counters[stage, 0] += np.uint64(packets)
     kernel_counters[stage, 1] += now - since
     return now
+
+
+@helper
+def clock_ns(w):
+    """Time of the rate limits: one clock for all workers, and for the data plane after this one."""
+    clock_gettime(np.int32(CLOCK_MONOTONIC), address_of(w.words))
+    return w.words[0] * np.uint64(NS_PER_SECOND) + w.words[1]
 
 
 @helper
@@ -255,6 +267,13 @@ def _merge(shared, batch, port, count, counters):
     return left
 
 
+@helper
+def _limit(w, shared, batch, port, count, drops):
+    """Hold `order[:count]` to the rate of its port; returns how many are left."""
+    words = shared.meters[port, METER_TX_ROW]
+    return np.int64(meter_tx(batch.meta, batch.order, count, words, clock_ns(w), drops))
+
+
 @glue
 def _send_port(w, shared, batch, port, taken, bare, now):
     """Policy, tags, offloads and transmit of one port's copies, `order[:taken]`; returns the time.
@@ -280,6 +299,8 @@ def _send_port(w, shared, batch, port, taken, bare, now):
         )
         now = charge(kernel_counters, Stage.ACL_EGRESS, taken, now)
         count = np.int64(_retag_all(shared, batch, port, allowed, drops))
+        if shared.ports[port]["flags"] & PORT_TX_METER:
+            count = _limit(w, shared, batch, port, count, drops)
         counters[PortCounter.TX_DROPPED] += np.uint64(taken - count)
     if _may_merge(shared, batch, count):
         count = _merge(shared, batch, port, count, counters)

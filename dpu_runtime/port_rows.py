@@ -1,12 +1,16 @@
 """A port's row in the tables that workers read: what it is, and whether packets pass.
 
-Out: `ports`, `vlan_allowed`, `active_ports` and the `xconnect` column of `devices`, all in shared memory.
+Out: `ports`, `vlan_allowed`, `meters`, `active_ports` and the `xconnect` column of `devices`, in shared
+     memory.
 Not: the port's queues; the data-plane process adds and deletes those.
 """
 
 import numpy as np
 
+from dpu_runtime.limits import burst_behind_shaper, meter_burst
+from dpu_runtime.slot import makes_interface
 from kernels import layout, mac_table
+from kernels.meter_table import RX, TX, clear_meters, write_meter
 
 NOT_UP = np.uint32(~layout.PORT_UP & 0xFFFFFFFF)
 
@@ -28,16 +32,27 @@ class PortRows:
             (port.spoof_check, layout.PORT_SPOOF_CHECK),
             (port.verify_checksum, layout.PORT_RX_VERIFY),
             (port.trunk is not None, layout.PORT_TRUNK),
+            (port.rx_rate is not None, layout.PORT_RX_METER),
+            (port.tx_rate is not None, layout.PORT_TX_METER),
         ):
             flags |= bit if wanted else 0
         if not port.gro:
             flags &= ~layout.PORT_RX_GRO
+        self._write_meters(index, port)
         row = self.shared.ports[index]
         row["mac"] = int((port.mac or "0").replace(":", ""), 16)
         row["mtu"] = port.mtu or driver.link.mtu
         row["vlan"] = port.vlan or 0
         row["kind"] = driver.kind
         row["flags"] = flags
+
+    def _write_meters(self, index, port):
+        meters = self.shared.meters[index]
+        if port.rx_rate is not None:
+            burst = burst_behind_shaper if makes_interface(port) else meter_burst
+            write_meter(meters[RX], port.rx_rate, burst(port.rx_rate, port.rx_burst))
+        if port.tx_rate is not None:
+            write_meter(meters[TX], port.tx_rate, meter_burst(port.tx_rate, port.tx_burst))
 
     def rewrite(self, slot):
         """Write the row of a port that changed; packets pass or do not as before."""
@@ -47,6 +62,7 @@ class PortRows:
     def clear(self, index):
         """Free a row; what was learned of its port is not believed any more."""
         self.shared.devices[index]["xconnect"] = 0
+        clear_meters(self.shared.meters[index])
         row = self.shared.ports[index]
         row["kind"] = 0
         row["generation"] += 1

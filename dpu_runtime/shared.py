@@ -21,6 +21,7 @@ from drivers.vhost_user.layout import VHOST_LAYOUT
 from kernels import acl_layout, mac_table
 from kernels.drops import DROP_REASON_COUNT, Drop
 from kernels.layout import PORT_DTYPE, PORTS_MAX, VLAN_WORDS, WORKERS_MAX
+from kernels.meter_table import METER_LAYOUT
 
 MAGIC = 0x4450_5552_544D_0001  # "DPURTM", layout family 1
 PAGE_BYTES = 4096
@@ -78,6 +79,7 @@ LAYOUT = {
     "port_errors": ("u8", (PORTS_MAX,)),  # errno of a queue that was lost, 0: none
     "active_ports": ("u2", (1 + PORTS_MAX,)),  # how many, then the ports that floods visit
     "vlan_allowed": ("u8", (PORTS_MAX, VLAN_WORDS)),
+    **METER_LAYOUT,
     "port_counters": ("u8", (WORKERS_MAX, PORTS_MAX, PORT_COUNTER_COUNT)),
     "drops": ("u8", (WORKERS_MAX, DROP_REASON_COUNT)),
     "kernel_counters": ("u8", (WORKERS_MAX, STAGE_COUNT, 2)),  # packets, cycles

@@ -1,16 +1,19 @@
-"""Wire an interface into Linux: MAC, MTU, addresses, routes, link state.
+"""Wire an interface into Linux: MAC, MTU, addresses, routes, link state, the shaper of what it sends.
 
-Source: rtnetlink(7) by pyroute2, inside the interface's network namespace.
+Source: rtnetlink(7) by pyroute2, inside the interface's network namespace; tc-tbf(8).
 """
 
 import ipaddress
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import TC_H_ROOT
 
+from dpu_runtime.limits import OCTET_BITS, shaper_burst, shaper_queue
 from drivers.netns import run_in_netns
 from drivers.port import PortError
 
+SHAPER_HANDLE = 1 << 16  # "1:", as tc writes it
 IFA_F_NODAD = 0x02  # linux/if_addr.h: usable at once, nobody else is on this wire yet
 
 
@@ -65,11 +68,30 @@ class _Wire:
             family=family,
         )
 
+    def shape(self, rate, burst):
+        """Have what the interface sends wait for its turn at `rate` bits a second; None: let it go."""
+        if rate is None:
+            self.ask("end the shaper", self.ipr.tc, "del", index=self.index, parent=TC_H_ROOT)
+            return
+        depth = shaper_burst(rate, burst)
+        self.ask(
+            f"shape to {rate} bits a second",
+            self.ipr.tc,
+            "replace",
+            "tbf",
+            index=self.index,
+            parent=TC_H_ROOT,
+            handle=SHAPER_HANDLE,
+            rate=rate // OCTET_BITS,
+            burst=depth,
+            limit=shaper_queue(rate, depth),
+        )
+
 
 def wire_interface(port):
-    """Give a port's interface its MAC, MTU, addresses and routes, and bring it up.
+    """Give a port's interface its MAC, MTU, shaper, addresses and routes, and bring it up.
 
-    port  configuration with name, netns, ifname, mac, mtu, address, route
+    port  configuration with name, netns, ifname, mac, mtu, rx_rate, rx_burst, address, route
     """
 
     def inside():
@@ -77,6 +99,8 @@ def wire_interface(port):
             wire = _Wire(port, ipr)
             wire.set_link(address=port.mac)
             wire.set_link(mtu=port.mtu)
+            if port.rx_rate is not None:
+                wire.shape(port.rx_rate, port.rx_burst)
             wire.set_link(state="up")
             for address in port.address:
                 wire.add_address(address)
@@ -92,5 +116,15 @@ def change_mtu(port):
     def inside():
         with IPRoute() as ipr:
             _Wire(port, ipr).set_link(mtu=port.mtu)
+
+    run_in_netns(port.netns, inside, port=port.name)
+
+
+def change_shaper(port):
+    """Set or end the shaper of a port's interface, as `port.rx_rate` says."""
+
+    def inside():
+        with IPRoute() as ipr:
+            _Wire(port, ipr).shape(port.rx_rate, port.rx_burst)
 
     run_in_netns(port.netns, inside, port=port.name)

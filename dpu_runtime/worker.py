@@ -12,7 +12,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from dpu_runtime.egress import charge, egress
+from dpu_runtime.egress import charge, clock_ns, egress
 from dpu_runtime.shared import Control, Stage, WorkerWord
 from drivers.burst import ask_kicks, ring_kicked, rx_burst, rx_done
 from drivers.libc import (
@@ -31,9 +31,11 @@ from kernels.checksum_owed import mark_owed
 from kernels.checksum_verify import verify_checksums
 from kernels.filter import filter_ingress
 from kernels.jit import glue, helper, kernel
-from kernels.layout import VERDICT_DROP
+from kernels.layout import PORT_RX_METER, VERDICT_DROP
 from kernels.mac_table import TICK_NS, TICKS_PER_SECOND
 from kernels.memory import address_of, cycles, load_acquire, load_u64, store_release
+from kernels.meter import meter_rx
+from kernels.meter_table import RX as METER_RX_ROW
 from kernels.parse import parse
 from kernels.switch import admit, switch
 from kernels.virtio_net import check_vnet, decode_vnet
@@ -75,6 +77,7 @@ SharedTables = namedtuple(
         "port_errors",
         "active_ports",
         "vlan_allowed",
+        "meters",
         "port_counters",
         "drops",
         "kernel_counters",
@@ -171,8 +174,11 @@ def pipeline(w, shared, batch, count, now_ticks, now):
     parse(batch.headers, batch.meta, count, drops)
     mark_owed(batch.headers, batch.meta, count, shared.ports)
     check_vnet(batch.headers, batch.meta, count, drops)
+    in_port = np.int64(batch.meta[0]["in_port"])
+    if shared.ports[in_port]["flags"] & PORT_RX_METER:
+        meter_rx(batch.meta, count, shared.meters[in_port, METER_RX_ROW], clock_ns(w), drops)
     now = charge(kernel_counters, Stage.PARSE, count, now)
-    out = np.int64(w.io.devices[batch.meta[0]["in_port"]]["xconnect"]) - 1
+    out = np.int64(w.io.devices[in_port]["xconnect"]) - 1
     if out < 0:
         admit(batch.meta, count, shared.ports, shared.vlan_allowed, shared.mac, drops)
         verify_checksums(batch.headers, batch.meta, count, shared.ports, drops)

@@ -27,7 +27,8 @@ SO_ERROR = 4
 EPOLLIN = 0x1  # sys/epoll.h
 EPOLL_CTL_DEL = 2
 EPOLL_EVENT_BYTES = 12  # struct epoll_event is packed on x86-64
-CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
+CLOCK_MONOTONIC = 1  # linux/time.h
+CLOCK_MONOTONIC_COARSE = 6
 
 
 def _external(name, result, *args):

@@ -68,6 +68,9 @@ class Drop(enum.IntEnum):
     RING_ADDRESS = 49  # buffer outside the guest's memory
     RING_DISABLED = 50  # the driver has switched the queue off
     RING_BUFFER = 51  # larger than the driver's receive buffer
+    # rate limits
+    METER_RX = 52  # beyond the rate of the port it came from
+    METER_TX = 53  # beyond the rate of the port it was going to
 
 
 DROP_REASON_COUNT = 64  # room to grow without a new layout

@@ -30,6 +30,9 @@ def networks(draw, version):
     return f"{address}/{prefix}"
 
 
+RATES = st.one_of(st.integers(8_000, 34_000_000_000), st.integers(8, 34_000_000).map("{}kbit".format))
+
+
 @st.composite
 def ports(draw, name, index):
     port = {"name": name, "kind": "tap", "ifname": f"eth{index}"}
@@ -48,6 +51,8 @@ def ports(draw, name, index):
             verify_checksum=st.booleans(),
             offload=st.booleans(),
             gro=st.booleans(),
+            rx_rate=RATES,
+            tx_rate=RATES,
         )
     )
     if any(address.startswith("10.") for address in port.get("address", [])) and draw(st.booleans()):

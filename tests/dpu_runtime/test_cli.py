@@ -77,6 +77,21 @@ def test_ports(dpu):
     assert dpu("port", "del", "web", "-j") == (0, '{\n  "name": "web"\n}\n', "")
 
 
+def test_rate_limits(dpu):
+    assert dpu(*WEB, "--rx-rate", "20mbit", "--tx-rate", 1000000, "--tx-burst", 100000) == (0, "", "")
+    port = dpu.device.ports["web"]
+    assert (port.rx_rate, port.rx_burst, port.tx_rate, port.tx_burst) == (
+        20_000_000,
+        None,
+        1_000_000,
+        100_000,
+    )
+    assert "rx_rate          20000000\n" in dpu("port", "show", "web")[1]
+    code, _, err = dpu(*WEB, "--rx-rate", "20mbps")
+    assert code == 1
+    assert 'rx_rate = "20mbps": not a rate; allowed: 8000..34000000000 bits a second' in err
+
+
 def test_vhost_user_ports(dpu):
     """Behind `port add`, --socket is the port's; in front of it, the daemon's."""
     vm = ("port", "add", "vm", "--kind", "vhost_user", "--socket", "/run/vm.sock")

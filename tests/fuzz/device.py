@@ -6,6 +6,7 @@ from bench.in_memory import ALL_OFFLOADS, InMemory
 from kernels import layout
 from kernels.acl_layout import ACTION_ALLOW, ACTION_DROP
 from kernels.acl_table import AclRule
+from kernels.meter_table import BURST_MAX, RATE_MIN, RX, TX, WORD_PAID, write_meter
 from tests.fuzz.corpus import host_mac
 from tests.fuzz.guarded import guarded_array, guarded_slots
 from tests.fuzz.loop import IOV_WORDS, MTU_AT, PORT_FLAGS_AT, VIOLATIONS_AT
@@ -21,8 +22,8 @@ PORTS = (
     {"flags": UP | ALL_OFFLOADS, "trunk": (0, 7, 9, 100)},
     {"flags": UP | GRO, "trunk": (7, 9, 300), "vlan": 9},
     {"flags": UP | ALL_OFFLOADS | GRO | SPOOF},
-    {"flags": UP | GRO, "mtu": 576},
-    {"flags": UP | ALL_OFFLOADS, "mtu": 68},
+    {"flags": UP | GRO | layout.PORT_RX_METER, "mtu": 576},  # with a burst that is never used up
+    {"flags": UP | ALL_OFFLOADS | layout.PORT_TX_METER, "mtu": 68},  # in debt for years
     {"flags": UP | CSUM | layout.PORT_TX_TSO4 | layout.PORT_TX_ECN | GRO | VERIFY, "mtu": 9000},
     {"flags": UP | CSUM | layout.PORT_TX_TSO6 | layout.PORT_TX_USO, "mtu": 65535},
     {"flags": ALL_OFFLOADS},  # down
@@ -99,6 +100,8 @@ class FuzzDevice(InMemory):
             self.add_port(index, mac=host_mac(index), **port)
             self.batch.iov[PORT_FLAGS_AT + index] = self.shared.ports[index]["flags"]
             self.batch.iov[MTU_AT + index] = self.shared.ports[index]["mtu"]
+            write_meter(self.shared.meters[index, RX], RATE_MIN, BURST_MAX)
+            self.shared.meters[index, TX, WORD_PAID] = np.uint64(1 << 63)
 
     @property
     def violations(self):
