@@ -130,13 +130,15 @@ class DpuDevice:
             log.warning("%d packets were in the hands of the dead data plane", lost)
         message = {"do": "attach", "cpus": self._cpus, "adopt_path": self._adopt_path}
         await process.request(message, [self.shared.fd, *self._kicks])
+        # A port that is deleted meanwhile is deleted there once this is done; its queues are open until then.
+        slots = list(self.ports.values())
         # First every guest can be sent to, then packets come in: none goes to a port that is not there yet.
-        rings = [slot for slot in self.ports.values() if slot.plane]
+        rings = [slot for slot in slots if slot.plane]
         for slot in rings:
             await process.request({"do": "add_ring_port", "index": slot.index})
             snapshot, fds = slot.driver.snapshot()
             await process.request({"do": "set_rings", "index": slot.index, "snapshot": snapshot}, fds)
-        for slot in self.ports.values():
+        for slot in slots:
             if not slot.plane:
                 await process.request(self._add_message(slot.index, slot.driver), slot.driver.fds)
         for slot in rings:
