@@ -134,7 +134,8 @@ async def _port_relocate(api, params):
 @method("port.show", shapes.PortFilter, list[shapes.PortView])
 async def _port_show(api, params):
     """Show one port or all."""
-    ports = [p for p in api.control.running.port if params.name in (None, p.name)]
+    there = {port.name for port in api.control.device.port_configs()}  # without one that is going just now
+    ports = [p for p in api.control.running.port if p.name in there and params.name in (None, p.name)]
     if params.name is not None and not ports:
         raise ApplyError(f"no port {params.name!r}")
     return [{"config": _plain(port), "info": api.control.device.port_info(port.name)} for port in ports]

@@ -148,6 +148,8 @@ def _add_port_commands(verbs, add, json_option):
     )
     on = {"action": "store_const", "const": True}
     port.add_argument("--socket", metavar="PATH", help="Unix socket of a vhost_user port")
+    port.add_argument("--socket-mode", metavar="MODE", help="octal mode of that socket; default: 0600")
+    port.add_argument("--socket-group", metavar="G", help="group of that socket")
     port.add_argument("--client", **on, help="connect to that socket instead of listening on it")
     _add_interface_options(port)
     _add_port_options(port)

@@ -19,7 +19,8 @@ COMMON_KEYS = (
     *("rx_rate", "rx_burst", "tx_rate", "tx_burst", "xconnect", "owner"),
 )
 INTERFACE_KEYS = ("promiscuous", "accept_default_route", "qdisc", "xdp_mode", "busy_poll")
-PORT_KEYS = (*COMMON_KEYS, *INTERFACE_KEYS, "kind", "netns", "ifname", "address", "socket", "client")
+SOCKET_KEYS = ("socket", "socket_mode", "socket_group", "client")
+PORT_KEYS = (*COMMON_KEYS, *INTERFACE_KEYS, *SOCKET_KEYS, "kind", "netns", "ifname", "address")
 RULE_KEYS = (
     *("name", "priority", "stage", "in_port", "out_port", "src_mac", "dst_mac", "vlan", "ethertype"),
     *("src", "dst", "proto", "sport", "dport", "tcp_flags", "action"),

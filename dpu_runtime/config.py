@@ -213,6 +213,12 @@ class VhostUserPort(PortConfig):
     client: bool = Field(
         False, description="connect to the socket, again and again, instead of listening on it"
     )
+    socket_mode: types.FileMode = Field(
+        "0600", description="mode of a socket that the port makes; who connects needs to write to it"
+    )
+    socket_group: types.GroupName | None = Field(
+        None, description="group of a socket that the port makes; default: the daemon's own"
+    )
     queues: Annotated[int, Field(ge=1, le=QUEUE_PAIRS_MAX), Allowed(f"1 to {QUEUE_PAIRS_MAX}")] | None = (
         Field(None, description=f"queue pairs offered; default: {QUEUE_PAIRS_MAX}, whatever the workers")
     )
@@ -221,6 +227,14 @@ class VhostUserPort(PortConfig):
         description="vhost_user port, may be itself, that everything coming in here goes to as it is:"
         " no rules, no switch; default: none",
     )
+
+    @model_validator(mode="after")
+    def _socket_is_ours(self):
+        given = (("socket_mode", self.socket_mode, "0600"), ("socket_group", self.socket_group, None))
+        text = "not with `client`: the other side makes the socket"
+        wrong = [((key,), text, value) for key, value, default in given if self.client and value != default]
+        refuse(self, wrong)
+        return self
 
 
 class InterfacePort(PortConfig):

@@ -196,6 +196,12 @@ def _absolute_path(text):
     return text
 
 
+def _file_mode(text):
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError("not an octal mode")
+    return f"{int(text, 8):04o}"
+
+
 def _socket_path(text):
     if len(_absolute_path(text).encode()) > SOCKET_PATH_BYTES_MAX:
         raise ValueError(f"has {len(text.encode())} octets")
@@ -291,6 +297,10 @@ NetworkNamespace = Annotated[
 AbsolutePath = Annotated[str, AfterValidator(_absolute_path), Allowed("an absolute path")]
 SocketPath = Annotated[
     str, AfterValidator(_socket_path), Allowed(f"an absolute path of at most {SOCKET_PATH_BYTES_MAX} octets")
+]
+FileMode = Annotated[str, AfterValidator(_file_mode), Allowed('an octal mode such as "0660"')]
+GroupName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), Allowed("name or number of a group")
 ]
 Proto = Annotated[
     str, *_TEXT_OR_NUMBER, AfterValidator(_proto), Allowed(", ".join(PROTOCOLS) + ", or 0..255")

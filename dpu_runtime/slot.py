@@ -33,7 +33,10 @@ def make_driver(config, workers):
         return NullPort(config.name, queues, config.offload)
     if config.kind == "vhost_user":
         pairs = config.queues or QUEUE_PAIRS_MAX
-        return VhostUserPort(config.name, config.socket, config.client, pairs, config.offload, config.mtu)
+        access = (int(config.socket_mode, 8), config.socket_group)
+        return VhostUserPort(
+            config.name, config.socket, config.client, pairs, config.offload, config.mtu, access
+        )
     if config.kind == "af_packet":
         return AfPacketPort(config, queues)
     if config.kind == "af_xdp":

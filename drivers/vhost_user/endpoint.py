@@ -1,9 +1,10 @@
 """The Unix socket of a vhost-user port: made, found stale, connected to, taken away.
 
-Source: unix(7).
+Source: unix(7), chown(2).
 """
 
 import errno
+import grp
 import os
 import socket
 import stat
@@ -36,18 +37,36 @@ def identity(path):
     return [found.st_dev, found.st_ino]
 
 
-def listen(port, path):
-    """Listening socket at `path`, in place of one that nobody listens on any more. Raises PortError."""
+def listen(port, path, mode=MODE, group=None):
+    """Listening socket at `path`, in place of one that nobody listens on any more. Raises PortError.
+
+    mode    of the socket's file; who may connect needs `w`
+    group   name or number of the group that the file gets; None: the one of this process
+    """
+    number = _group_number(port, group)
     _remove_stale(port, path)
     sock = _new_socket()
     try:
         os.fchmod(sock.fileno(), MODE)  # what bind gives the file, so it is never open to others
         sock.bind(path)
+        if number is not None:
+            os.chown(path, -1, number, follow_symlinks=False)
+        if mode != MODE:
+            os.chmod(path, mode)
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise PortError(port, f"bind {path}", error.errno) from None
     return sock
+
+
+def _group_number(port, group):
+    if group is None or group.isdecimal():
+        return group and int(group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise PortError(port, "socket_group", errno.EINVAL, f"this machine has no group {group!r}") from None
 
 
 def _remove_stale(port, path):

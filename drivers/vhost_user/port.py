@@ -34,11 +34,21 @@ class VhostUserPort:
 
     queues   pairs offered
     mtu      octets; NET_SET_MTU is held against it, and it may change at any time
+    access   (mode, group) of a listening socket's file; endpoint.listen
     """
 
     kind = Kind.VHOST_USER
 
-    def __init__(self, name, path, client=False, queues=QUEUE_PAIRS_MAX, offload=True, mtu=1500):
+    def __init__(
+        self,
+        name,
+        path,
+        client=False,
+        queues=QUEUE_PAIRS_MAX,
+        offload=True,
+        mtu=1500,
+        access=(endpoint.MODE, None),
+    ):
         assert 1 <= queues <= QUEUE_PAIRS_MAX, queues
         self.name = name
         self.path = path
@@ -46,6 +56,7 @@ class VhostUserPort:
         self.queues = queues
         self.offload = offload
         self.mtu = mtu
+        self.access = access
         self.fds = []  # no queue has one; `snapshot` has the connection's
         self.connections = 0
         self._state = State.disconnected(queues)
@@ -66,7 +77,7 @@ class VhostUserPort:
         """
         endpoint.check_path(self.name, self.path)
         if not self.client:
-            sock = endpoint.listen(self.name, self.path)
+            sock = endpoint.listen(self.name, self.path, *self.access)
             self._identity = endpoint.identity(self.path)
             self._state.listener = self._descriptors.add(sock.detach())
         return self.fds

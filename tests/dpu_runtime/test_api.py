@@ -40,6 +40,13 @@ def refused(api, method, **params):
     return caught.value
 
 
+def test_a_port_that_is_going_is_not_shown(api):
+    call(api, "port.add", **WEB)
+    del api.control.device.ports["web"]  # the first step of taking it down
+    assert call(api, "port.show") == []
+    assert refused(api, "port.show", name="web").message == "no port 'web'"
+
+
 def test_ports_and_rules_come_and_go(api):
     assert call(api, "port.add", **WEB) == {"name": "web"}
     assert call(api, "rule.add", **RULE) == {"name": "no-telnet"}

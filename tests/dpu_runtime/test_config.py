@@ -14,6 +14,7 @@ from dpu_runtime.errors import ConfigError
 from tests.dpu_runtime.configs import config_data, configs
 
 PORT = '[[port]]\nname = "web"\nkind = "tap"\nifname = "eth0"\n'
+MODE_ALLOWED = 'allowed: an octal mode such as "0660"'
 RING = '[[port]]\nname = "vm"\nkind = "vhost_user"\nsocket = "/run/vm"\n'
 RULE = '[[rule]]\npriority = 1\naction = "drop"\n'
 CPUS = ", ".join(map(str, machine_cpus()))
@@ -182,13 +183,22 @@ WRONG = [
     ),
     (RING + RING.replace('"vm"', '"db"'), 'f:8: port[1].socket = "/run/vm": port vm has it'),
     (RING + 'client = "yes"', 'f:5: port[0].client = "yes": allowed: true, false'),
+    (RING + 'socket_mode = "888"', f'f:5: port[0].socket_mode = "888": not an octal mode; {MODE_ALLOWED}'),
+    (
+        RING + 'socket_group = "a b"',
+        'f:5: port[0].socket_group = "a b": allowed: name or number of a group',
+    ),
+    (
+        RING + 'client = true\nsocket_mode = "0660"',
+        'f:6: port[0].socket_mode = "0660": not with `client`: the other side makes the socket',
+    ),
     (RING + "queues = 0", "f:5: port[0].queues = 0: allowed: 1 to 16"),
     (RING + "queues = 17", "f:5: port[0].queues = 17: allowed: 1 to 16"),
     (
         RING + 'ifname = "eth0"',
         'f:5: port[0].ifname = "eth0": unknown key; allowed: name, kind, mac, mtu, queues, vlan, trunk,'
         " spoof_check, verify_checksum, offload, gro, rx_rate, rx_burst, tx_rate, tx_burst, owner, socket,"
-        " client, xconnect",
+        " client, socket_mode, socket_group, xconnect",
     ),
     (RING + 'xconnect = "a b"', f'f:5: port[0].xconnect = "a b": {NAME_ALLOWED}'),
     (

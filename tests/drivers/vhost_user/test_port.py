@@ -51,6 +51,25 @@ def test_the_socket_is_its_owners_alone_and_goes_with_the_port(path):
     port.close()
 
 
+def test_the_socket_has_the_mode_and_the_group_it_is_given(path):
+    group = str(os.getgid())
+    port = VhostUserPort("vm", path, access=(0o660, group))
+    before = os.umask(0o077)
+    try:
+        port.open()
+    finally:
+        os.umask(before)
+    found = os.stat(path)
+    port.close()
+    assert (stat.S_IMODE(found.st_mode), str(found.st_gid)) == (0o660, group)
+
+
+def test_a_group_that_is_not_there_is_refused(path):
+    text = refused(path, access=(0o660, "no-such-group"))
+    assert text == "port 'vm': socket_group: this machine has no group 'no-such-group'"
+    assert not os.path.exists(path)
+
+
 def test_a_stale_socket_makes_room(path):
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(path)
