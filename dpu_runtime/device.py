@@ -7,6 +7,7 @@ Not:  what should run and in which order to get there; `dpu_runtime/control.py` 
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import time
@@ -16,6 +17,9 @@ from pydantic import TypeAdapter
 
 from dpu_runtime.config import AnyPort
 from dpu_runtime.counters import read_stats
+from dpu_runtime.interface_watch import InterfaceWatch
+from dpu_runtime.port_info import port_info
+from dpu_runtime.port_queues import PortQueues, add_message
 from dpu_runtime.port_rows import PortRows
 from dpu_runtime.ring_port import RingPlane
 from dpu_runtime.rules import RuleBook
@@ -23,7 +27,7 @@ from dpu_runtime.shared import Control, SharedState, WorkerWord
 from dpu_runtime.slot import Slot, has_rings, make_driver, makes_interface, uses_interface
 from dpu_runtime.supervisor import DataPlaneError, Process, Supervisor
 from dpu_runtime.wiring import change_mtu, change_shaper, wire_interface
-from drivers.port import Kind, PortError
+from drivers.port import PortError
 from drivers.tap.port import TUN_DEVICE
 from kernels import layout, mac_table
 
@@ -40,6 +44,17 @@ IN_PLACE = {"mtu", "vlan", "trunk", "spoof_check", "verify_checksum", "gro", *RA
 _any_port = TypeAdapter(AnyPort)
 
 
+def _alone(method):
+    """One change of a port at a time: the watch of interfaces makes some too."""
+
+    @functools.wraps(method)
+    async def alone(self, *args):
+        async with self.changing:
+            return await method(self, *args)
+
+    return alone
+
+
 class DpuDevice:
     """The device of `runtime`, a RuntimeConfig."""
 
@@ -49,12 +64,15 @@ class DpuDevice:
         self._rows = None  # of `shared`
         self.ports = {}  # name -> Slot
         self.rules = None
+        self.changing = asyncio.Lock()
         self._cpus = list(runtime.workers)
         self._kicks = []
         self._started = time.time()
         self._watcher = None
         self._adopt_path = str(Path(runtime.state_dir) / ADOPT_SOCKET)
         self._supervisor = Supervisor(self._restore, standby=runtime.standby)
+        self._queues = PortQueues(self.ports, self._supervisor.request)
+        self._interfaces = InterfaceWatch(self, self._queues)
 
     # life
 
@@ -66,11 +84,11 @@ class DpuDevice:
             text = f"{os.strerror(error.errno)}; the daemon needs the kernel's tun device, and root"
             raise PortError("", f"open {TUN_DEVICE}", error.errno, text) from None
         self._watcher = asyncio.get_running_loop().create_task(self._watch_rings())
+        self._interfaces.start()
         process = await asyncio.to_thread(Process.connect, self._adopt_path)
         if process is not None and await self._adopt(process):
             return
-        self.shared = SharedState.create()
-        self._rows = PortRows(self.shared)
+        self._map(SharedState.create())
         self.rules = RuleBook(self.shared)
         self._kicks = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in self._cpus]
         self._write_settings()
@@ -79,25 +97,29 @@ class DpuDevice:
     async def _adopt(self, process):
         hello = process.hello
         try:
-            self.shared = SharedState.attach(process.hello_fds[0])
+            self._map(SharedState.attach(process.hello_fds[0]))
         except ValueError as error:
             log.error("data plane %d is ended, not adopted: %s", process.pid, error)
             await process.request({"do": "stop"})
             await process.exited()
             return False
-        self._rows = PortRows(self.shared)
         self._kicks = process.hello_fds[1:]
         self._cpus = hello["cpus"]
         notes = self.shared.read_notes()
         for name, (index, config, base) in notes.get("ports", {}).items():
-            reply, fds = await process.request({"do": "get_port", "index": index})
             port = _any_port.validate_python(config)
             driver = make_driver(port, len(self._cpus))
-            if has_rings(port):
-                driver.adopt(reply["snapshot"], fds)
-            else:
-                driver.adopt(fds, reply["layout"])
-            self.ports[name] = Slot(index, port, driver, base, self._make_plane(name, index, port, driver))
+            slot = Slot(index, port, driver, base, self._make_plane(name, index, port, driver))
+            slot.open = bool(int(self.shared.ports[index]["flags"]) & layout.PORT_UP)
+            slot.lost = uses_interface(port) and index not in hello["ports"]
+            if not slot.lost:
+                reply, fds = await process.request({"do": "get_port", "index": index})
+                if has_rings(port):
+                    driver.adopt(reply["snapshot"], fds)
+                else:
+                    driver.adopt(fds, reply["layout"])
+            self.ports[name] = slot
+            self._interfaces.look_at(name)
         self.rules = RuleBook(self.shared, **notes.get("rules", {}))
         self._started = notes.get("started", self._started)
         self._write_settings()
@@ -107,8 +129,13 @@ class DpuDevice:
                 await slot.driver.start(slot.plane)
         return True
 
+    def _map(self, shared):
+        self.shared = shared
+        self._rows = self._queues.rows = PortRows(shared)
+
     async def stop(self):
         """End the data plane and give every port back."""
+        await self._interfaces.stop()
         if self._watcher is not None:
             self._watcher.cancel()
         for slot in self.ports.values():
@@ -117,7 +144,7 @@ class DpuDevice:
         await self._supervisor.stop()
         for slot in self.ports.values():
             slot.driver.close()
-        self.ports = {}
+        self.ports.clear()
         for fd in self._kicks:
             os.close(fd)
         self._kicks = []
@@ -139,8 +166,10 @@ class DpuDevice:
             snapshot, fds = slot.driver.snapshot()
             await process.request({"do": "set_rings", "index": slot.index, "snapshot": snapshot}, fds)
         for slot in slots:
-            if not slot.plane:
-                await process.request(self._add_message(slot.index, slot.driver), slot.driver.fds)
+            if not slot.plane and not slot.lost:
+                await self._queues.restore(process, slot)
+                if slot.lost:
+                    self._interfaces.look_at(slot.config.name)
         for slot in rings:
             await process.request({"do": "poll_rings", "index": slot.index})
 
@@ -158,6 +187,7 @@ class DpuDevice:
 
     # ports
 
+    @_alone
     async def add_port(self, port):
         """Make a port and wire it; closed until `open_ports`. Raises PortError, nothing left behind."""
         index = self._free_index(port.name)
@@ -173,7 +203,7 @@ class DpuDevice:
             self.shared.rings[index]["serial"] = 0  # cursors of an earlier port there are nobody's
             self._rows.write(index, port, driver)
             plane = self._make_plane(port.name, index, port, driver)
-            await self._supervisor.request(self._add_message(index, driver), driver.fds)
+            await self._supervisor.request(add_message(index, driver), driver.fds)
             self.ports[port.name] = Slot(index, port, driver, base, plane)
             if plane:
                 await plane.apply(*driver.snapshot())
@@ -189,12 +219,7 @@ class DpuDevice:
         self._write_notes()
         for note in driver.capabilities.notes:
             log.info("port %s: %s", port.name, note)
-
-    @staticmethod
-    def _add_message(index, driver):
-        if driver.kind == Kind.VHOST_USER:
-            return {"do": "add_ring_port", "index": index}
-        return {"do": "add_port", "index": index, "kind": driver.kind, "layout": driver.layout}
+        self._interfaces.look_at(port.name)
 
     def _make_plane(self, name, index, config, driver):
         """What sessions of a port with rings talk to; None for other ports."""
@@ -219,6 +244,7 @@ class DpuDevice:
                     if why := slot.plane.fatal():
                         slot.driver.hang_up(why)
 
+    @_alone
     async def del_port(self, name):
         """Take a port down; its learned addresses go with it."""
         self.close_port(name)
@@ -230,6 +256,7 @@ class DpuDevice:
         self._rows.clear(slot.index)
         self._write_notes()
 
+    @_alone
     async def update_port(self, old, new):
         """Change what can be changed under traffic; False when the port must go and come again."""
         changed = {key for key in type(new).model_fields if getattr(old, key) != getattr(new, key)}
@@ -241,6 +268,8 @@ class DpuDevice:
         if changed & {"rx_rate", "rx_burst"} and makes_interface(new):
             await asyncio.to_thread(change_shaper, new)
         slot.config = new
+        if uses_interface(new):
+            slot.driver.config = new
         self._rows.rewrite(slot)
         self._write_notes()
         return True
@@ -303,32 +332,7 @@ class DpuDevice:
 
     def port_info(self, name):
         """What a port got, and why not more."""
-        slot = self.ports[name]
-        got = slot.driver.capabilities
-        lost = int(self.shared.port_errors[slot.index])
-        state = f"lost: {os.strerror(lost)}" if lost else "up"
-        if slot.plane and not self.shared.devices[slot.index]["connected"]:
-            state = "not connected"
-        offloads = {key: getattr(got, key) for key in ("tx_csum", "tso4", "tso6", "ecn", "uso", "gro")}
-        return {
-            "index": slot.index,
-            "state": state,
-            "queues": got.queues,
-            "offloads": offloads,
-            "copy": got.copy,
-            "notes": got.notes,
-            **({"vhost_user": self._ring_info(slot)} if slot.plane else {}),
-        }
-
-    def _ring_info(self, slot):
-        info = slot.driver.info()
-        rows = self.shared.rings[slot.index]
-        counted = ("kicks", "calls", "bad_chains", "dropped")
-        info["rings"] = {
-            number: {key: int(rows[number][key]) for key in counted} for number in info["rings_live"]
-        }
-        info["faults"] = slot.plane.faults()
-        return info
+        return port_info(self.ports[name], self.shared)
 
     def stats(self):
         """Counters in the form of `dpu stats -j`."""

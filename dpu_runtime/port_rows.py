@@ -70,18 +70,23 @@ class PortRows:
     def open(self, slots):
         """Let packets through to all ports."""
         for slot in slots.values():
-            self.shared.ports[slot.index]["flags"] |= layout.PORT_UP
-        self._list(slots)
+            slot.open = True
+        self.list(slots)
 
     def close(self, slots, name):
         """Let no packet through to a port any more."""
-        self.shared.ports[slots[name].index]["flags"] &= NOT_UP
-        self._list(slots)
+        slots[name].open = False
+        self.list(slots)
 
-    def _list(self, slots):
-        """List the open ports for floods, and cross-connect those that ask for it while both are open."""
-        rows = self.shared.ports
-        up = {slot.index for slot in slots.values() if rows[slot.index]["flags"] & layout.PORT_UP}
+    def list(self, slots):
+        """Say which ports are up, for floods too; cross-connect those that ask for it while both are."""
+        up = {slot.index for slot in slots.values() if slot.open and not slot.lost}
+        flags = self.shared.ports["flags"]
+        for slot in slots.values():
+            if slot.index in up:
+                flags[slot.index] |= np.uint32(layout.PORT_UP)
+            else:
+                flags[slot.index] &= NOT_UP
         for slot in slots.values():
             other = slots.get(getattr(slot.config, "xconnect", None))
             both = other is not None and {slot.index, other.index} <= up

@@ -16,6 +16,9 @@ class Slot:
 
     base   what the index's counters said when the port came: an earlier port's packets
     plane  what its sessions talk to, of a port with rings
+    open   whether packets may pass
+    lost   whether its interface is gone: the data plane does not have it until the interface is back
+    state  what `dpu port show` says of its interface, and `notes` what else there is to say
     """
 
     def __init__(self, index, config, driver, base, plane=None):
@@ -24,6 +27,10 @@ class Slot:
         self.driver = driver
         self.base = base
         self.plane = plane
+        self.open = False
+        self.lost = False
+        self.state = "up"
+        self.notes = []
 
 
 def make_driver(config, workers):

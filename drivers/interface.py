@@ -4,8 +4,9 @@ Not: how packets get in and out; a kind says that in `_open_queues`.
 """
 
 import os
+from dataclasses import asdict
 
-from drivers.link import need_link
+from drivers.link import Link, need_link
 from drivers.port import Capabilities, PortError
 
 
@@ -43,6 +44,7 @@ class InterfaceDriver:
         except BaseException:
             self.close()
             raise
+        self.layout["link"] = asdict(self.link)
         return self.fds
 
     def close(self):
@@ -52,11 +54,15 @@ class InterfaceDriver:
         self.fds = []
 
     def adopt(self, fds, layout):
-        """Take over what an earlier control process opened."""
+        """Take over what an earlier control process opened; the interface is taken to be as it was then."""
         self.fds = list(fds)
         self.layout = layout
-        self.link = need_link(self.config.netns, self.config.ifname, port=self.name)
+        self.link = Link(**layout["link"])
         self._state_capabilities()
+
+    def fits(self, _link):
+        """Whether the open queues can do with what the interface is now; if not, they are to be others."""
+        return True
 
     def _open_queues(self):
         """Fill `fds` and `layout`, and state the capabilities."""

@@ -14,6 +14,7 @@ from drivers.netns import run_in_netns
 from drivers.port import PortError
 
 IFF_UP = 1  # linux/if.h
+IFF_LOWER_UP = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Link:
     index          ifindex in its namespace
     mtu            octets of layer 3
     up             administratively up
+    carrier        whether what it is plugged into is there
     mac            its address, as text
     type           of its driver as IFLA_INFO_KIND says ("veth", "tun", ...), "" for hardware and loopback
     rx_queues      receive queues in use
@@ -33,6 +35,7 @@ class Link:
     name: str
     mtu: int
     up: bool
+    carrier: bool
     mac: str
     type: str
     rx_queues: int
@@ -76,6 +79,7 @@ def _link(message, default_route_links):
         name=message.get_attr("IFLA_IFNAME"),
         mtu=message.get_attr("IFLA_MTU"),
         up=bool(message["flags"] & IFF_UP),
+        carrier=bool(message["flags"] & IFF_LOWER_UP),
         mac=message.get_attr("IFLA_ADDRESS") or "",
         type=(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
         rx_queues=message.get_attr("IFLA_NUM_RX_QUEUES") or 1,

@@ -4,7 +4,9 @@ Source: setns(2), unshare(2): the namespace is the calling thread's, so a thread
         the process never leaves its namespace and nothing forks.
 """
 
+import contextlib
 import ctypes
+import fcntl
 import os
 import re
 import threading
@@ -12,6 +14,7 @@ import threading
 from drivers.port import PortError
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
+SIOCGSKNS = 0x894C  # linux/sockios.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -69,6 +72,16 @@ def open_netns(netns, *, port=""):
     except OSError as error:
         text = f"network namespace {netns!r}: {os.strerror(error.errno)}"
         raise PortError(port, f"open {path}", error.errno, text) from None
+
+
+@contextlib.contextmanager
+def socket_netns(fd):
+    """Path of the namespace that socket `fd` is in, whether or not it has a name any more; inside `with`."""
+    namespace = fcntl.ioctl(fd, SIOCGSKNS)
+    try:
+        yield f"/proc/self/fd/{namespace}"
+    finally:
+        os.close(namespace)
 
 
 def _in_thread(function):
