@@ -16,6 +16,8 @@ class InterfaceDriver:
     config  name, netns, ifname, mtu, offload, promiscuous, accept_default_route, and what the kind adds
     queues  how many are wanted
     link    drivers/link.py, the interface when the port was opened or last looked at
+    fds     a socket in the interface's namespace comes first
+    layout  its "link" is the interface as it was opened
     """
 
     def __init__(self, config, queues):
