@@ -1,13 +1,14 @@
 # Every target does its own set-up. `make help` lists them.
 PYTHON ?= python3.11
+CNI_BIN ?= /usr/lib/cni
 export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench libdpu lock clean
+.PHONY: help setup demo test lint format bench libdpu install-cni lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 setup: ## make .venv with the locked packages; as root, install what Debian lacks
 	@scripts/setup
@@ -34,6 +35,10 @@ bench: setup ## NAME=kernels: run bench/kernels.py
 
 libdpu: setup ## build/libdpu: libdpu.so and dpu.pc, for host programs in C
 	@$(MAKE) --no-print-directory -C drivers/host
+
+install-cni: setup ## link dpu-cni into CNI_BIN, /usr/lib/cni unless you say another
+	install -d "$(CNI_BIN)"
+	ln -sfn "$(CURDIR)/.venv/bin/dpu-cni" "$(CNI_BIN)/dpu-cni"
 
 lock: setup ## renew requirements.lock from pyproject.toml
 	@scripts/lock

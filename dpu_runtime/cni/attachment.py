@@ -19,11 +19,13 @@ from dpu_runtime.cni.errors import (
     IO_FAILURE,
     UNSUPPORTED_FIELD,
     CniError,
+    log,
 )
 from dpu_runtime.errors import Problem
 
 OWNER_CHARS_MAX = 255
 VETH_MTU = 1500  # octets, unless the configuration says another
+BURST_BYTES_MIN, BURST_BYTES_MAX = 65_536, 1 << 30  # octets; what a port takes, kernels/meter_table.py
 _CONTAINER_CHARS = 12  # of the ID in a port's name, as engines print it
 
 
@@ -111,10 +113,10 @@ class Attachment:
         conf = self._conf
         keys = {"name": self.port, "kind": kind, "owner": self.owner}
         keys |= {"mac": mac, "mtu": conf.mtu, "vlan": conf.vlan, "spoof_check": conf.spoof_check or None}
-        bandwidth = conf.runtime.get("bandwidth", {})
         for way, key in (("ingress", "tx"), ("egress", "rx")):  # into the container is what the port sends
-            keys[f"{key}_rate"] = bandwidth.get(f"{way}Rate") or None
-            keys[f"{key}_burst"] = bandwidth.get(f"{way}Burst") or None
+            if rate := conf.runtime.get("bandwidth", {}).get(f"{way}Rate"):
+                keys[f"{key}_rate"] = rate
+                keys[f"{key}_burst"] = _burst_bytes(way, conf.runtime["bandwidth"][f"{way}Burst"])
         return {key: value for key, value in keys.items() if value is not None}
 
     def _tap_keys(self, netns, mac, given):
@@ -154,6 +156,17 @@ class Attachment:
             text = f"veth {self.host_ifname} - {self.ifname} in {netns}: {error.strerror}"
             raise CniError(IO_FAILURE, text) from None
         return link["mac"]
+
+
+def _burst_bytes(way, bits):
+    """Octets of a burst that is given in bits; one no port can have is changed, and logged."""
+    asked = bits // 8
+    taken = min(max(asked, BURST_BYTES_MIN), BURST_BYTES_MAX)
+    if taken != asked:
+        log(
+            f"runtimeConfig.bandwidth.{way}Burst: {taken} octets, not {asked}, is the nearest a port can have"
+        )
+    return taken
 
 
 def routes_of(given):

@@ -6,8 +6,6 @@ An ADD that fails is taken back by what DEL does: each step of it can be repeate
 another one failed. What could not be taken back has a record (records.py), by which DEL and GC find it.
 """
 
-import sys
-
 from dpu_runtime.cni import gateway, result, verify
 from dpu_runtime.cni.attachment import Attachment, attachment_of
 from dpu_runtime.cni.daemon import Daemon
@@ -18,16 +16,12 @@ from dpu_runtime.cni.errors import (
     NOT_AVAILABLE,
     TRY_AGAIN_LATER,
     CniError,
+    log,
 )
 from dpu_runtime.cni.ipam import Ipam
 from dpu_runtime.cni.records import Records
 
 PORT_MAPPER = "portmap"  # of the reference plugins
-
-
-def log(text):
-    """Tell the runtime's log; standard output is for the result."""
-    print(f"dpu-cni: {text}", file=sys.stderr)
 
 
 def add(env, conf):

@@ -1,7 +1,9 @@
-"""Errors of the plugin, as a container runtime reads them.
+"""Errors of the plugin, as a container runtime reads them, and its log.
 
 Spec: CNI 1.1.0 section 5, "Error".
 """
+
+import sys
 
 INCOMPATIBLE_VERSION = 1
 UNSUPPORTED_FIELD = 2
@@ -32,6 +34,6 @@ class CniError(Exception):
         return answer | ({"details": self.details} if self.details else {})
 
 
-def describe(problem, code=INVALID_CONFIG):
-    """CniError of a `Problem`: key, value, what is wrong and what is allowed."""
-    return CniError(code, str(problem))
+def log(text):
+    """Tell the runtime's log; standard output is for the result."""
+    print(f"dpu-cni: {text}", file=sys.stderr)
