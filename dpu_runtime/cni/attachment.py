@@ -90,10 +90,14 @@ class Attachment:
 
     def remove_veth(self):
         """Take the pair away, if there is one; its port may be there still. Twice is allowed."""
-        if self._conf.kind == "veth":
+        if self._conf.kind != "veth":
+            return
+        try:
             with netlink.Netlink() as host:
                 if link := host.link(self.host_ifname):
                     host.delete(link["index"])
+        except OSError as error:
+            raise CniError(IO_FAILURE, f"veth {self.host_ifname}: {error.strerror}") from None
 
     def _interfaces(self, port, netns, mac):
         """The interfaces of the result: the container's, and the host end of a pair."""

@@ -101,7 +101,7 @@ def cni_host():
     with tempfile.TemporaryDirectory(prefix="dpu-") as folder:
         daemon = LiveDaemon(folder)
         try:
-            host = namespaces.create(ipv6=False)
+            host = namespaces.create()
             yield daemon.start(standby=False, wrap=["nsenter", f"--net=/run/netns/{host}"]), host
         finally:
             daemon.close()

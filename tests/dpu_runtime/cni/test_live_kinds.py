@@ -4,9 +4,12 @@ import json
 import os
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from kernels.meter_table import BURST_MAX, BURST_MIN
 
+from dpu_runtime.cni.attachment import BURST_BYTES_MAX, BURST_BYTES_MIN
 from tests.dpu_runtime.cni.runtime import CallError
 from tests.dpu_runtime.live import wait_until
 
@@ -146,6 +149,17 @@ def test_the_host_is_the_gateway(cni):
     assert cni.is_clean()
 
 
+def test_containers_that_come_and_go_at_once_share_a_gateway(cni):
+    network = cni.network(isGateway=True)
+    containers = [cni.container() for _ in range(5)]
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(network.add, containers))
+        assert len({addresses_of(result)[0] for result in results}) == 5
+        assert len(cni.ports()) == 6
+        list(pool.map(network.delete, containers))
+    assert cni.is_clean()
+
+
 def test_a_gateway_gets_the_addresses_of_every_subnet(cni):
     network = cni.network(ipam=None, isGateway=True, addresses=[{"address": "10.88.1.2/24"}])
     other = cni.network(
@@ -200,6 +214,27 @@ def test_a_port_mapping_that_fails_leaves_nothing(cni):
     assert cni.is_clean()
 
 
+def test_bandwidth_is_the_ports(cni):
+    network = cni.network()
+    container = cni.container()
+    limits = {
+        "ingressRate": 8_000_000,
+        "ingressBurst": 1_048_576,
+        "egressRate": 4_000_000,
+        "egressBurst": 8_000,
+    }
+    network.add(container, bandwidth=limits)
+    (port,) = cni.ports().values()
+    assert (port["tx_rate"], port["tx_burst"]) == (8_000_000, 131_072)
+    assert (port["rx_rate"], port["rx_burst"]) == (4_000_000, BURST_MIN)  # what a large segment needs
+    network.check(container)
+    network.delete(container)
+
+
+def test_bursts_of_a_port_are_those_of_its_meter():
+    assert (BURST_BYTES_MIN, BURST_BYTES_MAX) == (BURST_MIN, BURST_MAX)
+
+
 def test_port_mappings_need_the_plugin(cni):
     network = cni.network()
     cni.runtime.path = [str(cni.runtime.bin)]
@@ -229,6 +264,5 @@ def test_portmap_further_down_the_chain(cni):
     container = cni.container()
     network.add(container, portMappings=[{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}])
     assert mapped(cni)
-    network.check(container)
     network.delete(container)
     assert mapped(cni) == []
