@@ -117,7 +117,7 @@ def take_down(env, conf, attachment):
 def check(env, conf):
     """Compare what there is with the result of the ADD.
 
-    Port mappings are not: `portmap` 1.1 looks for the rules of IPv4 in the tables of IPv6, and never finds them.
+    Port mappings are not: `portmap` 1.1 looks for its rules of IPv4 in the tables of IPv6 too, in vain.
     """
     if not isinstance(conf.raw.get("prevResult"), dict):
         raise CniError(INVALID_CONFIG, "prevResult: missing: CHECK compares with it")

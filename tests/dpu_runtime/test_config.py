@@ -184,13 +184,10 @@ WRONG = [
     (RING + RING.replace('"vm"', '"db"'), 'f:8: port[1].socket = "/run/vm": port vm has it'),
     (RING + 'client = "yes"', 'f:5: port[0].client = "yes": allowed: true, false'),
     (RING + 'socket_mode = "888"', f'f:5: port[0].socket_mode = "888": not an octal mode; {MODE_ALLOWED}'),
+    (RING + 'socket_group = "/"', 'f:5: port[0].socket_group = "/": allowed: name or number of a group'),
     (
-        RING + 'socket_group = "a b"',
-        'f:5: port[0].socket_group = "a b": allowed: name or number of a group',
-    ),
-    (
-        RING + 'client = true\nsocket_mode = "0660"',
-        'f:6: port[0].socket_mode = "0660": not with `client`: the other side makes the socket',
+        RING + 'client = true\nsocket_group = "kvm"',
+        'f:6: port[0].socket_group = "kvm": not with `client`: the other side makes the socket',
     ),
     (RING + "queues = 0", "f:5: port[0].queues = 0: allowed: 1 to 16"),
     (RING + "queues = 17", "f:5: port[0].queues = 17: allowed: 1 to 16"),

@@ -7,9 +7,9 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from kernels.meter_table import BURST_MAX, BURST_MIN
 
 from dpu_runtime.cni.attachment import BURST_BYTES_MAX, BURST_BYTES_MIN
+from kernels.meter_table import BURST_MAX, BURST_MIN
 from tests.dpu_runtime.cni.runtime import CallError
 from tests.dpu_runtime.live import wait_until
 
