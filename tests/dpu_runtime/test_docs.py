@@ -46,13 +46,21 @@ def test_unit_file_leaves_room_for_compiled_code_and_adoption():
     } <= set(lines)
 
 
-def test_unit_file_is_what_systemd_takes(tmp_path):
+def test_unit_file_of_the_docker_driver_sees_containers_that_come_later():
+    lines = (ROOT / "packaging" / "dpu-docker.service").read_text().splitlines()
+    assert {"Type=notify", "Before=docker.service", "MountFlags=slave", "StateDirectory=dpu-docker"} <= set(
+        lines
+    )
+
+
+@pytest.mark.parametrize("name", ["dpu", "dpu-docker"])
+def test_unit_file_is_what_systemd_takes(tmp_path, name):
     """Compare with systemd's own judgement, on machines that have it."""
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         return  # a container without systemd; the test above still holds
-    unit = tmp_path / "dpu.service"
-    text = (ROOT / "packaging" / "dpu.service").read_text()
-    unit.write_text(text.replace("/usr/local/bin/dpu", shutil.which("true")))
+    unit = tmp_path / f"{name}.service"
+    text = (ROOT / "packaging" / f"{name}.service").read_text()
+    unit.write_text(text.replace(f"/usr/local/bin/{name}", shutil.which("true")))
     run = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (0, "")
