@@ -79,9 +79,9 @@ async def run(plugin_socket, daemon_socket, state_dir):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
         async with _served(app, plugin_socket):
-            background = loop.create_task(detacher.run())
-            background.add_done_callback(lambda _: ended.set())
             endpoints.resume()
+            background = asyncio.gather(detacher.run(), endpoints.watch())
+            background.add_done_callback(lambda _: ended.set())
             sd_notify("READY=1")
             log.info("ready on %s, %d networks, daemon %s", plugin_socket, len(store.networks), daemon_socket)
             await ended.wait()

@@ -8,6 +8,7 @@ import asyncio
 
 from dpu_runtime.client import NoDaemonError
 from dpu_runtime.docker.daemon_call import call
+from dpu_runtime.docker.protocol import RefusedError
 from dpu_runtime.docker.records import log
 from dpu_runtime.errors import RpcError
 
@@ -53,7 +54,7 @@ class Detacher:
             if socket not in failed:
                 try:
                     await self.now(owner)
-                except (NoDaemonError, RpcError) as error:
+                except (NoDaemonError, RpcError, RefusedError) as error:
                     failed.add(socket)
                     log.warning("%s: its port stays for now: %s", owner, error)
         return not failed

@@ -20,11 +20,13 @@ from dpu_runtime.config import TapPort
 from dpu_runtime.config_types import derived_mac
 from dpu_runtime.docker import protocol
 from dpu_runtime.docker.daemon_call import call
-from dpu_runtime.docker.protocol import RefusedError
+from dpu_runtime.docker.placement import is_gone
+from dpu_runtime.docker.protocol import EndpointRef, RefusedError
 from dpu_runtime.docker.records import Endpoint, gateways_of, log, port_of
 from dpu_runtime.errors import RpcError
 
 ADD_TIMEOUT_S = 4.0  # a port takes milliseconds; a daemon that does not answer is as good as dead
+REAP_S = 5.0
 CONTAINER_PREFIX = "eth"  # dockerd appends a number
 _SHORT = 12  # characters of an id, as Docker shows them
 
@@ -76,6 +78,7 @@ class Endpoints:
             network, endpoint = self._store.network(request), self._store.need_endpoint(request)
             if endpoint.sandbox is not None:
                 raise RefusedError(f"EndpointID = {endpoint.id}: has joined {endpoint.sandbox} already")
+            await self.reap(endpoint.port)
             joined = endpoint.model_copy(update={"sandbox": request.SandboxKey})
             try:
                 if endpoint.owner in self._store.detach:
@@ -131,6 +134,25 @@ class Endpoints:
             if endpoint.sandbox and not endpoint.inside:
                 self._placement.follow(endpoint.id)
         self._detacher.later()
+
+    async def reap(self, port=None):
+        """Take away what dockerd has forgotten, all of it or that which has a port of this name.
+
+        A dockerd that was killed removes sandboxes at its next start and tells no driver.
+        """
+        for endpoint in list(self._store.endpoints.values()):
+            if port in (None, endpoint.port) and endpoint.inside and is_gone(endpoint.sandbox):
+                log.warning("endpoint %s: its sandbox %s is gone", endpoint.id, endpoint.sandbox)
+                await self.delete(EndpointRef(NetworkID=endpoint.network, EndpointID=endpoint.id))
+
+    async def watch(self):
+        """Reap every few seconds, for ever."""
+        while True:
+            try:
+                await self.reap()
+            except RefusedError as error:
+                log.warning("%s", error)
+            await asyncio.sleep(REAP_S)
 
     async def _set_external(self, request, external):
         async with self._lock(request):

@@ -8,11 +8,13 @@ Source: rtnetlink(7) by pyroute2, inside the sandbox.
 """
 
 import asyncio
+import os
 
 from pyroute2 import IPRoute
 
 from dpu_runtime.client import NoDaemonError
 from dpu_runtime.docker.daemon_call import call
+from dpu_runtime.docker.protocol import RefusedError
 from dpu_runtime.docker.records import log, routes_of
 from dpu_runtime.errors import RpcError
 from drivers.link import IFF_UP
@@ -59,11 +61,11 @@ class Placement:
                 continue
             try:
                 await self._tell(endpoint, name)
-            except (NoDaemonError, RpcError) as error:
+                self._store.update(endpoints={endpoint_id: endpoint.model_copy(update={"inside": name})})
+            except (NoDaemonError, RpcError, RefusedError) as error:
                 if delay_s > _COMPLAIN_S:
                     log.warning("port %s: the daemon does not know where it is: %s", endpoint.port, error)
             else:
-                self._store.update(endpoints={endpoint_id: endpoint.model_copy(update={"inside": name})})
                 log.info("port %s: %s in %s", endpoint.port, name, endpoint.sandbox)
                 return
 
@@ -80,6 +82,14 @@ class Placement:
             address=endpoint.address,
             route=routes,
         )
+
+
+def is_gone(sandbox):
+    """Whether no network namespace is mounted on the path any more."""
+    try:
+        return os.stat(sandbox).st_dev != os.stat("/proc/self/ns/net").st_dev
+    except OSError:
+        return True
 
 
 def find_inside(sandbox, mac):

@@ -90,9 +90,11 @@ class Dockerd:
         return self.log_path.read_text()
 
     def kill(self):
-        """`kill -9` of dockerd; its containers stay."""
+        """`kill -9` of dockerd, and so of containerd; its containers stay."""
         self._process.kill()
         self._process.wait(END_TIMEOUT_S)
+        # An init that reaps late leaves a zombie, which dockerd would take for the containerd it had.
+        (self.folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
 
     def stop(self):
         """End dockerd in order, and its containers."""

@@ -21,6 +21,8 @@ pytestmark = [
 ]
 
 NETWORK = "one"
+# Ends at once on SIGTERM: a shell as process 1 ignores it unless it has a trap.
+PATIENT = ("/bin/sh", "-c", "trap exit TERM; sleep 600 & wait")
 GREETING = "hello over the DPU"
 SERVE = ("/bin/sh", "-c", f"while true; do echo {GREETING} | nc -l -p 80; done")
 
@@ -75,7 +77,7 @@ class Host:
         return (self.folder / "plugin.log").read_text()
 
     def ports(self):
-        """Configurations of the daemon's ports, by the last number of their address."""
+        """Configurations of the daemon's ports, by name."""
         return {p["config"]["name"]: p["config"] for p in self.dpu.call("port.show")}
 
     def placed(self, count):
@@ -89,10 +91,10 @@ class Host:
         lines = self.namespaces.run(self.netns, ["ip", "-brief", "link"]).stdout.splitlines()
         return [line.split()[0] for line in lines]
 
-    def pair(self, **options):
+    def pair(self):
         """Run a server `web` and a client that can be told what to do; returns the server's address."""
         for name, command in (("web", SERVE), ("client", ("/bin/sleep", "600"))):
-            self.docker.run(name, NETWORK, *command, options=["--network-alias", name], **options)
+            self.docker.run(name, f"name={NETWORK},driver-opt=port={name}", *command)
         assert self.placed(2), self.log()
         return self.docker.endpoint("web", NETWORK)["IPAddress"]
 
@@ -149,8 +151,7 @@ def host(shared_host):
 def test_two_containers_talk_and_are_filtered(host):
     address = host.pair()
     assert host.fetches(address)
-    name = next(n for n, p in host.ports().items() if f"{address}/24" in p["address"])
-    rule = host.dpu.call("rule.add", in_port=name, proto="tcp", sport="80", action="drop", priority=1)
+    rule = host.dpu.call("rule.add", in_port="web", proto="tcp", sport="80", action="drop", priority=1)
     assert host.fetch(address) == ""
     host.dpu.call("rule.del", name=rule["name"])
     assert host.fetches(address)
@@ -197,6 +198,16 @@ def test_the_plugin_is_started_again_in_between(host, number):
     host.docker.cli("restart", "-t", "0", "web")
     assert host.placed(2)
     assert host.fetches(host.docker.endpoint("web", NETWORK)["IPAddress"])
+
+
+def test_dockerd_is_killed_in_between(host):
+    host.docker.run("web", NETWORK, *PATIENT)
+    assert host.placed(1)
+    host.docker.kill()
+    host.docker.start()
+    assert wait_until(host.nothing_left, 15), host.log()
+    host.docker.cli("start", "web")
+    assert host.placed(1)
 
 
 def test_a_dead_daemon_is_said_at_once_and_keeps_no_container(host):

@@ -110,6 +110,7 @@ def test_a_plugin_that_starts_again_knows_its_networks_and_endpoints(device, plu
 
 def test_the_daemon_is_told_where_the_interface_went(device, plugin, monkeypatch):
     found = {}
+    monkeypatch.setattr(endpoints, "is_gone", lambda _: False)
     monkeypatch.setattr(placement, "find_inside", lambda sandbox, mac: found.get((sandbox, mac)))
     joined(plugin)
     plugin.ask("ProgramExternalConnectivity", **REFERENCE, Options={})
@@ -123,8 +124,23 @@ def test_the_daemon_is_told_where_the_interface_went(device, plugin, monkeypatch
     assert wait_until(lambda: plugin.state()["endpoints"][ENDPOINT]["inside"] == "eth0")
 
 
+def test_a_sandbox_that_goes_without_a_word(device, plugin, monkeypatch):
+    """dockerd, killed and started again, removes sandboxes before it has loaded any driver."""
+    gone = set()
+    monkeypatch.setattr(endpoints, "REAP_S", 0.05)
+    monkeypatch.setattr(endpoints, "is_gone", gone.__contains__)
+    monkeypatch.setattr(placement, "find_inside", lambda *_: "eth0")
+    joined(plugin)
+    assert wait_until(lambda: plugin.state()["endpoints"][ENDPOINT]["inside"])
+    assert list(device.ports) == [PORT]
+    gone.add(plugin.state()["endpoints"][ENDPOINT]["sandbox"])
+    assert wait_until(lambda: device.ports == {})
+    assert wait_until(lambda: plugin.state()["endpoints"] == {})
+
+
 def test_the_default_route_follows_docker(device, plugin, monkeypatch):
     """A container in several networks has one default route; dockerd says whose it is."""
+    monkeypatch.setattr(endpoints, "is_gone", lambda _: False)
     monkeypatch.setattr(placement, "find_inside", lambda *_: "eth0")
     joined(plugin)
     assert wait_until(lambda: device.ports[PORT].ifname == "eth0")
