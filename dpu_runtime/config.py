@@ -8,6 +8,7 @@ A new port kind is one subclass of `PortConfig` with its own `kind`, appended to
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Union
 
@@ -21,6 +22,7 @@ from drivers.tap import MTU_MAX as TAP_MTU_MAX
 from drivers.vhost_user import QUEUE_PAIRS_MAX
 from kernels.layout import PORTS_MAX, WORKERS_MAX
 
+MADE_UP = re.compile(r"rule-[1-9][0-9]*")  # names of rules that were given none
 MTU_IPV6_MIN = 1280  # octets, RFC 8200 5
 
 
@@ -137,7 +139,7 @@ class PortConfig(Model):
     owner: types.Owner | None = Field(
         None,
         description="who made the port at run time, such as `attach` or a container engine; such a port"
-        " goes when its container does, and `dpu apply` leaves it alone",
+        " goes when its container does, `dpu apply` leaves it alone, and a file cannot have one",
     )
 
     @field_validator("trunk")
@@ -301,6 +303,15 @@ class Config(Model):
         default_factory=list, description="rules"
     )
 
+    @classmethod
+    def of_models(cls, runtime, port, rule):
+        """Make one of models that are valid each; only whether they fit each other is looked at.
+
+        Raises ValidationError. Validating 500 ports anew would take longer than making one.
+        """
+        config = cls.model_construct(runtime=runtime, port=port, rule=cls._name_rules(rule))
+        return config._parts_fit()
+
     @field_validator("rule")
     @classmethod
     def _name_rules(cls, rules):
@@ -330,7 +341,7 @@ class Config(Model):
                 if other != port.name or port.socket == self.runtime.socket:
                     text = f"port {other} has it" if other != port.name else "is the daemon's own"
                     yield ("port", i, "socket"), text, port.socket
-            if "ifname" in type(port).model_fields:
+            if isinstance(port, (TapPort, InterfacePort)):
                 other = interfaces.setdefault((port.netns, port.ifname), port.name)
                 if other != port.name:
                     text = f"port {other} has an interface of this name in the same namespace"

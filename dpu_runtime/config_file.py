@@ -2,7 +2,7 @@
 
 Spec: TOML 1.0.
 Out:  `parse_config` and `load_config` give a `Config` or raise `ConfigError`; `config_toml` gives text that
-      parses to an equal `Config`.
+      parses to an equal `Config`, but for ports with an owner, which no file has.
 """
 
 import re
@@ -44,18 +44,33 @@ def parse_config(text, file=""):
     except RecursionError:
         raise ConfigError([Problem("", "nested too deep", file=file, has_value=False)]) from None
     try:
-        return Config.model_validate(data)
+        config = Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError(problems(error, Config, file, text)) from None
+    owned = [i for i, port in enumerate(config.port) if port.owner]
+    if owned:
+        why = "only port.add gives an owner; what a file names is the file's"
+        keys = [["port", i, "owner"] for i in owned]
+        raise ConfigError(
+            Problem(_key_text(key), why, "", config.port[key[1]].owner, True, file, _line_of(text, key))
+            for key in keys
+        )
+    return config
 
 
 def config_toml(config):
-    """TOML text of a `Config`: what differs from the defaults, one table a port and a rule."""
+    """TOML text of a `Config`: what differs from the defaults, one table a port and a rule.
+
+    Without the ports that have an owner and the rules that name one: to apply the text leaves those alone.
+    """
+    owned = {port.name for port in config.port if port.owner}
+    ports = [port for port in config.port if port.name not in owned]
+    rules = [rule for rule in config.rule if not {rule.in_port, rule.out_port} & owned]
     document = tomlkit.document()
     runtime = said(config.runtime)
     if runtime:
         document["runtime"] = runtime
-    for key, items in (("port", config.port), ("rule", config.rule)):
+    for key, items in (("port", ports), ("rule", rules)):
         if items:
             tables = tomlkit.aot()
             for item in items:

@@ -15,6 +15,7 @@ from dpu_runtime.config import Config, PortConfig
 from dpu_runtime.config_file import problems
 from dpu_runtime.config_rule import RuleConfig
 from dpu_runtime.errors import ApplyError, ConfigError
+from dpu_runtime.origin import Origin
 from dpu_runtime.supervisor import DataPlaneError
 from drivers.port import PortError
 
@@ -46,6 +47,9 @@ class Device(Protocol):
 
     async def update_port(self, old: PortConfig, new: PortConfig) -> bool:
         """Change a port in place, or return False: it must go and come again."""
+
+    def lost_ports(self) -> list[str]:
+        """Names of the ports whose interface the device made and somebody else took away."""
 
     async def relocate_port(self, old: PortConfig, new: PortConfig) -> None:
         """Take `new` as the place of the interface; raises PortError when it is elsewhere."""
@@ -79,18 +83,67 @@ class Control:
         self.device = device
         self.running = Config(runtime=runtime)
         self._state = state
+        self._origin = Origin()
         self._lock = asyncio.Lock()
+        self._keeping = True  # what is made at run time
         self._stopping = False
 
-    async def adopt(self, config):
-        """Take over a running data plane; `config` is what was saved last. Returns what runs now.
+    async def start(self, config, kept):
+        """Make `config` run, then bring back what was made at run time; a line says what cannot come."""
+        self._keeping = False  # the state directory has all of it, until all of it was tried
+        await self.apply(config)
+        async with self._lock:
+            for port in kept.ports:
+                if why := await self._bring_back(port, kept.gone(port)):
+                    log.warning("port %s, made at run time, is dropped: %s", port.name, why)
+            rules = [*self.running.rule, *self._rules_to_come(kept.rules)]
+            came = len(self.running.port) - len(config.port), len(rules) - len(config.rule)
+            await self._move(_fitting({**_parts(self.running), "rule": rules}))
+            self._keeping = True
+            self._save()
+            if any(came):
+                log.info("%d ports and %d rules made at run time are back", *came)
+
+    async def _bring_back(self, port, gone):
+        """Make a port again, closed until `_move` has set the rules; returns why it cannot come."""
+        if gone:
+            return gone
+        if any(other.name == port.name for other in self.running.port):
+            return "the configuration file has a port of this name now"
+        try:
+            target = _fitting({**_parts(self.running), "port": [*self.running.port, port]})
+            self._origin.note(port)
+            await self.device.add_port(port)
+        except (ConfigError, *REFUSALS) as error:
+            return str(error)
+        self.running = target
+        return None
+
+    def _rules_to_come(self, rules):
+        """Those of `rules` whose ports are there, named anew where the file has taken a made-up name."""
+        names = {None, *(port.name for port in self.running.port)}
+        for rule in rules:
+            if missing := {rule.in_port, rule.out_port} - names:
+                why = f"it names port {', '.join(missing)}"
+                log.warning("rule %s, made at run time, is dropped: %s", rule.name, why)
+            elif beside := plan.beside([rule], self.running.rule):
+                yield beside[0]
+            else:
+                why = "the configuration file has a rule of this name now"
+                log.warning("rule %s, made at run time, is dropped: %s", rule.name, why)
+
+    async def adopt(self, config, kept):
+        """Take over a running data plane; `config` and `kept` were saved last. Returns what runs now.
 
         The control process may have died between a step and its saving, so the ports are the
         device's own, the rules are set once more, and what names a port that is gone goes too.
         """
+        self._origin.of_file(config)
+        self._origin.processes(kept.processes)
         ports = self.device.port_configs()
         names = {None, *(port.name for port in ports)}
-        rules = [rule for rule in config.rule if {rule.in_port, rule.out_port} <= names]
+        rules = [*config.rule, *plan.beside(kept.rules, config.rule)]
+        rules = [rule for rule in rules if {rule.in_port, rule.out_port} <= names]
         runtime = config.runtime
         await self.device.set_rules(rules, runtime.default_ingress, runtime.default_egress)
         self.running = config.model_copy(update={"port": ports, "rule": rules})
@@ -99,21 +152,24 @@ class Control:
         return self.running
 
     async def apply(self, wanted, dry_run=False):
-        """Make `wanted` run; returns the changes in lines. Raises ConfigError, ApplyError.
+        """Make `wanted`, a file, run; returns the changes in lines. Raises ConfigError, ApplyError.
 
-        Keys of [runtime] that `wanted` does not name stay as they run.
+        Keys of [runtime] that `wanted` does not name stay as they run, and so do ports with an owner.
         """
         async with self._lock:
             fixed = plan.fixed_changes(self.running.runtime, wanted.runtime)
             if fixed:
                 raise ConfigError(fixed)
             defaults = {key: getattr(wanted.runtime, key) for key in plan.STAGE_DEFAULTS}
-            runtime = self.running.runtime.model_copy(update=defaults)
-            return await self._apply({"runtime": runtime, "port": wanted.port, "rule": wanted.rule}, dry_run)
+            parts = plan.beside_owned(self.running, wanted)
+            parts["runtime"] = self.running.runtime.model_copy(update=defaults)
+            return await self._apply(parts, wanted, dry_run)
 
     async def add_port(self, port):
         """Add a port. Raises ConfigError when its name is taken, ApplyError when the device refuses."""
         async with self._lock:
+            await self._reap()  # one that is gone does not keep its name
+            self._origin.note(port)
             await self._edit(port=[*self.running.port, port], new=f"port[{len(self.running.port)}].")
 
     async def del_port(self, name):
@@ -131,14 +187,14 @@ class Control:
     async def detach(self, name=None, owner=None):
         """Delete the port `name`, or all ports of `owner`, with all that names them; returns their names."""
         async with self._lock:
-            names = [
-                p.name
-                for p in self.running.port
-                if name == p.name or (owner is not None and owner == p.owner)
-            ]
-            if names:
-                await self._apply(plan.without_ports(self.running, set(names)))
-            return names
+            ports = [p for p in self.running.port if (p.name == name if owner is None else p.owner == owner)]
+            await self._detach(ports, "asked to")
+            return [port.name for port in ports]
+
+    async def reap(self):
+        """Delete the ports with an owner whose interface is gone, and all that names them."""
+        async with self._lock:
+            await self._reap()
 
     async def relocate(self, name, place):
         """Change where a tap port's interface is: {netns, ifname, address, route}, after it was moved.
@@ -149,12 +205,15 @@ class Control:
             self._named("port", name)
             old = next(port for port in self.running.port if port.name == name)
             if old.kind != "tap":
-                raise ApplyError(
-                    f"port {name!r} is of kind {old.kind}; only a tap port has an interface to move"
-                )
-            new = _validated(type(old), old.model_dump(exclude_unset=True) | place)
+                raise ApplyError(f"port {name!r} is of kind {old.kind}, only a tap port can be relocated")
+            if self._origin.from_file(name):
+                raise ApplyError(f"port {name!r} is in the configuration file, which says where it is")
+            try:
+                new = type(old).model_validate(old.model_dump(exclude_unset=True) | place)
+            except ValidationError as error:
+                raise ConfigError(problems(error, type(old))) from None
             ports = [new if port is old else port for port in self.running.port]
-            target = _validated(Config, {**_parts(self.running), "port": ports})
+            target = _fitting({**_parts(self.running), "port": ports})
             if self._stopping:
                 raise ApplyError("the daemon is stopping")
             try:
@@ -162,6 +221,7 @@ class Control:
             except REFUSALS as error:
                 raise ApplyError(f"{error}; nothing was changed") from error
             self.running = target
+            self._origin.note(new)
             self._save()
             log.info(
                 "port %s: its interface is %s in netns %s now", name, new.ifname, new.netns or "of the host"
@@ -186,6 +246,23 @@ class Control:
             await self.device.stop()
             self._state.clear()
 
+    async def _reap(self):
+        lost = set(self.device.lost_ports())
+        if lost:
+            ports = [port for port in self.running.port if port.owner and port.name in lost]
+            await self._detach(ports, "its interface is gone")
+
+    async def _detach(self, ports, why):
+        if not ports:
+            return
+        before = self.running
+        await self._change(_fitting(plan.without_ports(before, {port.name for port in ports})))
+        there = {rule.name for rule in self.running.rule}
+        rules = ", ".join(rule.name for rule in before.rule if rule.name not in there)
+        for port in ports:
+            owner = f" of {port.owner}" if port.owner else ""
+            log.info("port %s%s is detached: %s%s", port.name, owner, why, rules and f"; with rules {rules}")
+
     def _named(self, noun, name):
         there = [item.name for item in getattr(self.running, noun)]
         if name not in there:
@@ -200,16 +277,17 @@ class Control:
                 problem.key = problem.key.removeprefix(new)
             raise ConfigError(error.problems) from None
 
-    async def _apply(self, parts, dry_run=False):
-        target = _validated(Config, parts)
+    async def _apply(self, parts, file=None, dry_run=False):
+        """Make `parts` run; `file` is the configuration file that asks for it, if one does."""
+        target = _fitting(parts)
         lines = plan.summary(self.running, target)
         if not dry_run:
-            await self._change(target)
+            await self._change(target, file)
             for line in lines:
                 log.info("%s", line)
         return lines
 
-    async def _change(self, target):
+    async def _change(self, target, file=None):
         if self._stopping:
             raise ApplyError("the daemon is stopping")
         before = self.running
@@ -223,6 +301,9 @@ class Control:
                 text = f"{reason}; rolling back failed too: {_reason(second)}; `dpu save -` shows what runs"
                 raise ApplyError(text, rolled_back=False) from error
             raise ApplyError(f"{reason}; nothing was changed") from error
+        else:
+            if file is not None:
+                self._origin.of_file(file)
         finally:
             if self.running is not before:
                 self._save()
@@ -246,12 +327,13 @@ class Control:
         self.running = target
 
     def _save(self):
+        file, kept = self._origin.split(self.running)
         try:
-            self._state.save(self.running)
+            self._state.save(file)
+            if self._keeping:
+                self._state.keep(kept)
         except OSError as error:
-            log.error(
-                "%s: %s; a later adoption would not know of this change", error.filename, error.strerror
-            )
+            log.error("%s: %s; a later daemon would not know of this change", error.filename, error.strerror)
 
 
 def _parts(config):
@@ -259,12 +341,12 @@ def _parts(config):
     return {"runtime": config.runtime, "port": config.port, "rule": config.rule}
 
 
-def _validated(model, data):
-    """Make a model. Raises ConfigError."""
+def _fitting(parts):
+    """Make a configuration of models. Raises ConfigError when they do not fit each other."""
     try:
-        return model.model_validate(data)
+        return Config.of_models(**parts)
     except ValidationError as error:
-        raise ConfigError(problems(error, model)) from None
+        raise ConfigError(problems(error, Config)) from None
 
 
 def _xconnect(port):

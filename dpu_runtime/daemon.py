@@ -9,7 +9,6 @@ differs is reported, and applied when `dpu apply` says so.
 """
 
 import asyncio
-import contextlib
 import importlib
 import logging
 import signal
@@ -22,14 +21,17 @@ from dpu_runtime.api import Api
 from dpu_runtime.config import Config, RuntimeConfig
 from dpu_runtime.config_file import problems
 from dpu_runtime.control import REFUSALS, Control, Device
-from dpu_runtime.errors import ConfigError, DaemonError
+from dpu_runtime.errors import ApplyError, ConfigError, DaemonError
 from dpu_runtime.notify import sd_notify, watchdog_interval_s
+from dpu_runtime.origin import Kept
 from dpu_runtime.rpc import Server
 from dpu_runtime.state import StateDir
 
 __all__ = ["Daemon", "Device", "run"]
 
 log = logging.getLogger("dpu.daemon")
+
+REAP_S = 0.25  # between looks for ports whose container ended
 
 
 class Daemon:
@@ -90,20 +92,34 @@ class Daemon:
         if device.status().get("adopted"):
             await self._adopt()
         else:
-            await self._control.apply(self.config)
+            await self._control.start(self.config, self._kept())
         await self._server.serve()
         log.info("ready after %.2f s, socket %s", time.monotonic() - began, self.runtime.socket)
+
+    def _kept(self):
+        """What was made at run time; what cannot be read is kept aside, and the daemon starts without it."""
+        try:
+            kept = self._state.load_kept()
+            problems = kept.refused
+        except DaemonError as error:
+            kept, problems = Kept(), [str(error)]
+        if problems:
+            for problem in problems:
+                log.error("made at run time, and lost: %s", problem)
+            log.error("%s has what was made at run time, for you to look at", self._state.set_aside())
+        return kept
 
     async def _adopt(self):
         """Go on with what a killed daemon left, whatever the file says."""
         try:
             running = self._state.load() or Config(runtime=self.runtime)
+            kept = self._state.load_kept()
         except DaemonError:
             self._control = None  # what runs goes on: nobody knows what it is, but it forwards
             raise
-        kept = {key: getattr(running.runtime, key) for key in ("workers", *plan.STAGE_DEFAULTS)}
-        runtime = self.runtime.model_copy(update=kept)  # the rest is this process's own
-        running = await self._control.adopt(running.model_copy(update={"runtime": runtime}))
+        same = {key: getattr(running.runtime, key) for key in ("workers", *plan.STAGE_DEFAULTS)}
+        runtime = self.runtime.model_copy(update=same)  # the rest is this process's own
+        running = await self._control.adopt(running.model_copy(update={"runtime": runtime}), kept)
         log.info("adopted a data plane with %d ports and %d rules", len(running.port), len(running.rule))
         if self._named_config:
             self._report_differences(running)
@@ -112,7 +128,7 @@ class Daemon:
         """Say what the file asks for and does not run: ports that came since must not go unasked."""
         for problem in plan.fixed_changes(running.runtime, self.runtime):
             log.warning("not changed: %s", problem)
-        lines = plan.summary(running, self.config)
+        lines = plan.summary(running, self.config.model_copy(update=plan.beside_owned(running, self.config)))
         for line in lines:
             log.warning("not applied: %s", line)
         if lines:
@@ -121,13 +137,23 @@ class Daemon:
     async def _serve(self, stopped):
         sd_notify("READY=1", "STATUS=forwarding")
         self.ready.set()
-        watchdog = asyncio.get_running_loop().create_task(self._watch())
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(self._watch()), loop.create_task(self._reap())]
         try:
-            await asyncio.wait((stopped, watchdog), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((stopped, *tasks), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            watchdog.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watchdog
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _reap(self):
+        """Detach the ports of containers that ended."""
+        while True:
+            await asyncio.sleep(REAP_S)
+            try:
+                await self._control.reap()
+            except ApplyError as error:
+                log.error("a port whose container is gone stays: %s", error)
 
     async def _watch(self):
         """Tell systemd that the daemon lives, as long as the device does."""

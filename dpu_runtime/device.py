@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from dpu_runtime.config import AnyPort
 from dpu_runtime.counters import read_stats
 from dpu_runtime.interface_watch import InterfaceWatch
+from dpu_runtime.json_texts import JsonTexts
 from dpu_runtime.port_info import port_info
 from dpu_runtime.port_queues import PortQueues, add_message
 from dpu_runtime.port_rows import PortRows
@@ -39,7 +40,7 @@ WATCH_RINGS_S = 0.5
 HEALTHY_TIMEOUT_S = 2.0
 # keys of a port that change under traffic; all others make it go and come again
 RATE_KEYS = {"rx_rate", "rx_burst", "tx_rate", "tx_burst"}
-IN_PLACE = {"mtu", "vlan", "trunk", "spoof_check", "verify_checksum", "gro", *RATE_KEYS}
+IN_PLACE = {"mtu", "vlan", "trunk", "spoof_check", "verify_checksum", "gro", "owner", *RATE_KEYS}
 
 _any_port = TypeAdapter(AnyPort)
 
@@ -62,6 +63,7 @@ class DpuDevice:
         self.runtime = runtime
         self.shared = None
         self._rows = None  # of `shared`
+        self._texts = JsonTexts()
         self.ports = {}  # name -> Slot
         self.rules = None
         self.changing = asyncio.Lock()
@@ -107,7 +109,7 @@ class DpuDevice:
         self._cpus = hello["cpus"]
         notes = self.shared.read_notes()
         for name, (index, config, base) in notes.get("ports", {}).items():
-            port = _any_port.validate_python(config)
+            port = _any_port.validate_json(config)
             driver = make_driver(port, len(self._cpus))
             slot = Slot(index, port, driver, base, self._make_plane(name, index, port, driver))
             slot.open = bool(int(self.shared.ports[index]["flags"]) & layout.PORT_UP)
@@ -179,9 +181,10 @@ class DpuDevice:
         control[Control.MAC_AGEING_TICKS] = mac_table.ageing_ticks(self.runtime.mac_ageing_s)
 
     def _write_notes(self):
+        configs = self._texts.of([slot.config for slot in self.ports.values()])
         ports = {
-            name: (slot.index, slot.config.model_dump(mode="json", exclude_none=True), slot.base)
-            for name, slot in self.ports.items()
+            name: (slot.index, config, slot.base)
+            for (name, slot), config in zip(self.ports.items(), configs, strict=True)
         }
         self.shared.write_notes({"ports": ports, "rules": self.rules.notes(), "started": self._started})
 
@@ -248,10 +251,11 @@ class DpuDevice:
     async def del_port(self, name):
         """Take a port down; its learned addresses go with it."""
         self.close_port(name)
-        slot = self.ports.pop(name)
+        slot = self.ports[name]
         if slot.plane:
             await slot.driver.stop()
         await self._supervisor.request({"do": "del_port", "index": slot.index})
+        del self.ports[name]  # until here it can be asked about
         slot.driver.close()
         self._rows.clear(slot.index)
         self._write_notes()
@@ -273,6 +277,15 @@ class DpuDevice:
         self._rows.rewrite(slot)
         self._write_notes()
         return True
+
+    def lost_ports(self):
+        """Names of the tap ports whose interface somebody else took away."""
+        lost = set(self.shared.port_errors.nonzero()[0].tolist())
+        if not lost:
+            return []
+        return [
+            name for name, slot in self.ports.items() if slot.index in lost and makes_interface(slot.config)
+        ]
 
     async def relocate_port(self, old, new):
         """Take `new` as the place of a tap port's interface. Raises PortError when it is elsewhere."""

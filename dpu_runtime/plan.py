@@ -7,7 +7,7 @@ where the failure left things to where they were.
 
 from dataclasses import dataclass
 
-from dpu_runtime.config import Config, PortConfig, RuntimeConfig
+from dpu_runtime.config import MADE_UP, Config, PortConfig, RuntimeConfig
 from dpu_runtime.config_file import said
 from dpu_runtime.config_rule import RuleConfig
 from dpu_runtime.errors import Problem
@@ -108,7 +108,7 @@ def diff(old: Config, new: Config):
     steps = [*_rules_off(old, {port.name for port in gone})]
     detached = bool(steps)
     steps += [DelPort(port) for port in gone]
-    steps += [UpdatePort(port, after[port.name]) for port in stay if port != after[port.name]]
+    steps += [UpdatePort(port, after[port.name]) for port in stay if _differ(port, after[port.name])]
     steps += [AddPort(port) for port in new.port if type(before.get(port.name)) is not type(port)]
     if detached or old.rule != new.rule or _defaults(old) != _defaults(new):
         steps.append(SetRules(new.rule, new.runtime))
@@ -129,15 +129,47 @@ def summary(old: Config, new: Config):
     return lines + rules
 
 
-def without_ports(config: Config, names):
-    """Parts of `config` without the ports `names`, the rules that name one and the cross-connects to one."""
-    ports = [
-        port.model_copy(update={"xconnect": None}) if getattr(port, "xconnect", None) in names else port
-        for port in config.port
-        if port.name not in names
+def beside_owned(running: Config, wanted: Config):
+    """Parts of `wanted` and of what `running` has of others: ports with an owner, the rules that name them.
+
+    What `wanted` names is its own, also where it had an owner before.
+    """
+    named = {port.name for port in wanted.port}
+    owned = [port for port in running.port if port.owner and port.name not in named]
+    names = {port.name for port in owned}
+    owned = [_connected_to(port, names | named) for port in owned]
+    rules = [
+        rule
+        for rule in running.rule
+        if {rule.in_port, rule.out_port} & names and {rule.in_port, rule.out_port} <= {None} | names | named
     ]
+    rules = beside(rules, wanted.rule)
+    return {"runtime": wanted.runtime, "port": [*wanted.port, *owned], "rule": [*wanted.rule, *rules]}
+
+
+def beside(rules, others):
+    """Those of `rules` that can be there with `others`: a name that was only made up gives way to theirs."""
+    taken = {rule.name for rule in others}
+    return [
+        rule.model_copy(update={"name": None}) if rule.name in taken else rule
+        for rule in rules
+        if rule.name not in taken or MADE_UP.fullmatch(rule.name)
+    ]
+
+
+def without_ports(config: Config, names):
+    """Parts of `config` without the ports `names`, the rules and the cross-connects that name one."""
+    left = {port.name for port in config.port} - names
+    ports = [_connected_to(port, left) for port in config.port if port.name in left]
     rules = [rule for rule in config.rule if not {rule.in_port, rule.out_port} & names]
     return {"runtime": config.runtime, "port": ports, "rule": rules}
+
+
+def _connected_to(port, names):
+    """`port`, without its cross-connect if that is to none of `names`."""
+    if getattr(port, "xconnect", None) in {None, *names}:
+        return port
+    return port.model_copy(update={"xconnect": None})
 
 
 def fixed_changes(running: RuntimeConfig, wanted: RuntimeConfig):
@@ -160,6 +192,10 @@ def _rules_off(config, names):
     return [SetRules(left, config.runtime)] if len(left) < len(config.rule) else []
 
 
+def _differ(one, other):
+    return one is not other and one != other  # comparing models costs a hundred times more
+
+
 def _changes(noun, old, new):
     before = {item.name: item for item in old}
     after = {item.name: item for item in new}
@@ -168,7 +204,7 @@ def _changes(noun, old, new):
         if name not in before:
             words = (f"{key} {_text(value)}" for key, value in said(item).items() if key != "name")
             lines.append(f"+ {noun} {name}: " + ", ".join(words))
-        elif before[name] != item:
+        elif _differ(before[name], item):
             was, now = before[name].model_dump(mode="json"), item.model_dump(mode="json")
             keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
             words = (f"{key} {_text(was.get(key))} -> {_text(now.get(key))}" for key in keys)

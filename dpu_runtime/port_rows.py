@@ -64,7 +64,7 @@ class PortRows:
         self.shared.devices[index]["xconnect"] = 0
         clear_meters(self.shared.meters[index])
         row = self.shared.ports[index]
-        row["kind"] = 0
+        row["kind"] = row["flags"] = 0
         row["generation"] += 1
 
     def open(self, slots):
@@ -82,13 +82,12 @@ class PortRows:
         """Say which ports are up, for floods too; cross-connect those that ask for it while both are."""
         up = {slot.index for slot in slots.values() if slot.open and not slot.lost}
         flags = self.shared.ports["flags"]
+        flags[sorted(up)] |= np.uint32(layout.PORT_UP)
+        flags[[slot.index for slot in slots.values() if slot.index not in up]] &= NOT_UP
         for slot in slots.values():
-            if slot.index in up:
-                flags[slot.index] |= np.uint32(layout.PORT_UP)
-            else:
-                flags[slot.index] &= NOT_UP
-        for slot in slots.values():
-            other = slots.get(getattr(slot.config, "xconnect", None))
-            both = other is not None and {slot.index, other.index} <= up
+            if not slot.plane:
+                continue  # only ports with rings can be connected
+            other = slots.get(slot.config.xconnect)
+            both = other is not None and slot.index in up and other.index in up
             self.shared.devices[slot.index]["xconnect"] = other.index + 1 if both else 0
         mac_table.write_active_ports(self.shared.active_ports, sorted(up))

@@ -1,20 +1,29 @@
 """The state directory: one daemon's lock, and what it last had running.
 
 dpu.lock      held while the daemon lives; holds its process number
-running.json  the running configuration, for the daemon that adopts a running data plane
+running.json  what runs of the configuration file, for the daemon that adopts a running data plane
+runtime.json  ports and rules made at run time, for every later daemon; nothing is in both files
 """
 
 import fcntl
+import itertools
 import json
 import os
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from dpu_runtime.config import Config
-from dpu_runtime.errors import DaemonError
+from dpu_runtime.config import AnyPort, Config, PortConfig, RuleConfig
+from dpu_runtime.config_file import problems
+from dpu_runtime.errors import ConfigError, DaemonError
+from dpu_runtime.json_texts import JsonTexts
+from dpu_runtime.origin import Kept
 
 RUNNING_VERSION = 1  # of running.json; another version is refused, not guessed at
+RUNTIME_VERSION = 1  # of runtime.json, likewise
+
+_any_port = TypeAdapter(AnyPort)
+_rule = TypeAdapter(RuleConfig)
 
 
 class StateDir:
@@ -23,6 +32,9 @@ class StateDir:
     def __init__(self, path):
         self.path = Path(path)
         self.running_path = self.path / "running.json"
+        self.runtime_path = self.path / "runtime.json"
+        self._written = {}  # path -> its octets, so that an unchanged file is left alone
+        self._texts = {key: JsonTexts() for key in ("port", "rule", "kept port", "kept rule")}
         self._lock = None
 
     def lock(self):
@@ -43,9 +55,28 @@ class StateDir:
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def save(self, config):
-        """Write the running configuration: the old file or the new one is there, never a part."""
-        data = {"version": RUNNING_VERSION, "config": config.model_dump(mode="json", exclude_none=True)}
-        write_atomically(self.running_path, json.dumps(data, indent=1).encode())
+        """Write what runs of the configuration file: the old file or the new one is there, never a part."""
+        parts = (
+            f'"runtime": {config.runtime.model_dump_json(exclude_none=True)}',
+            f'"port": {self._array("port", config.port)}',
+            f'"rule": {self._array("rule", config.rule)}',
+        )
+        self._write(self.running_path, RUNNING_VERSION, f'"config": {{{", ".join(parts)}}}')
+
+    def keep(self, kept):
+        """Write what was made at run time, a line each; on disk before anybody is told that it is there."""
+        ports, rules = self._array("kept port", kept.ports), self._array("kept rule", kept.rules)
+        parts = f'"ports": {ports}, "rules": {rules}, "processes": {json.dumps(kept.processes)}'
+        self._write(self.runtime_path, RUNTIME_VERSION, parts)
+
+    def _array(self, kind, models):
+        return "[" + ",\n".join(self._texts[kind].of(models)) + "]"
+
+    def _write(self, path, version, parts):
+        data = f'{{"version": {version}, {parts}}}\n'.encode()
+        if self._written.get(path) != data:
+            write_atomically(path, data)
+            self._written[path] = data
 
     def load(self):
         """Return the last running configuration, or None if there is none. Raises DaemonError."""
@@ -59,9 +90,35 @@ class StateDir:
         except (OSError, ValidationError, ValueError, KeyError, TypeError) as error:
             raise DaemonError(f"{self.running_path} cannot be read: {error}") from None
 
+    def load_kept(self):
+        """Return what was made at run time; `refused` says what of it is not valid. Raises DaemonError."""
+        try:
+            data = json.loads(self.runtime_path.read_bytes())
+            if data["version"] != RUNTIME_VERSION:
+                raise DaemonError(f"{self.runtime_path}: version {data['version']}, not {RUNTIME_VERSION}")
+            kept = Kept(processes=dict(data["processes"]))
+            for noun, adapter, model in (("port", _any_port, PortConfig), ("rule", _rule, RuleConfig)):
+                for item in data[f"{noun}s"]:
+                    try:
+                        getattr(kept, f"{noun}s").append(adapter.validate_python(item))
+                    except ValidationError as error:
+                        kept.refused.append(f"{noun} {item['name']}: {ConfigError(problems(error, model))}")
+            return kept
+        except FileNotFoundError:
+            return Kept()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DaemonError(f"{self.runtime_path} cannot be read: {error!r}") from None
+
+    def set_aside(self):
+        """Rename runtime.json so that no later one replaces it; returns its new path."""
+        names = (self.path / f"runtime.json.refused-{number}" for number in itertools.count(1))
+        aside = next(path for path in names if not path.exists())
+        return self.runtime_path.rename(aside)
+
     def clear(self):
-        """Forget the running configuration: nothing runs any more."""
+        """Forget what ran of the file: nothing runs any more."""
         self.running_path.unlink(missing_ok=True)
+        self._written.pop(self.running_path, None)
 
     def close(self):
         """Give the lock back; twice is allowed."""

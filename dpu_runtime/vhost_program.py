@@ -19,6 +19,7 @@ from dpu_runtime.client import Client, NoDaemonError
 from dpu_runtime.errors import DaemonError, RpcError
 from dpu_runtime.vhost_relay import Relay
 
+OWNER = "vhost-user"  # of the ports of this program, which are of no use without it
 CAPABILITIES = {"type": "net", "features": []}  # the schema has no feature of type net
 CALL_TIMEOUT_S = 5.0
 CHECK_S = 5.0  # between looks at whether the port is still there

@@ -27,6 +27,24 @@ def netns_path(netns):
     return netns if netns.startswith("/") else f"/run/netns/{netns}"
 
 
+def process_identity(netns):
+    """Tell the process whose namespace `netns` is from any other that ever has its number.
+
+    Its start (proc(5), /proc/PID/stat field 22) and the boot; "" for a process that is gone, None when
+    `netns` names no process.
+    """
+    match = re.fullmatch(r"pid:(\d+)|/proc/(\d+)/.*", netns or "")
+    if match is None:
+        return None
+    try:
+        with open(f"/proc/{match[1] or match[2]}/stat", encoding="utf-8", errors="replace") as file:
+            start = file.read().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return f"{start} {file.read().strip()}"
+
+
 def run_in_netns(netns, function, *, port=""):
     """Call `function()` in network namespace `netns` and return its result.
 

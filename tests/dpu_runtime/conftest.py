@@ -2,6 +2,7 @@
 
 dpu          one for many tests: ports and rules go with the test, every packet is accounted for
 new_daemon   daemons of the test's own, to be killed
+processes    containers that are nothing but a process, to be killed
 """
 
 import tempfile
@@ -9,6 +10,7 @@ import tempfile
 import pytest
 
 from tests.dpu_runtime.live import Container, LiveDaemon
+from tests.dpu_runtime.processes import Processes
 
 
 class Dpu:
@@ -81,3 +83,11 @@ def new_daemon(namespaces):
     for daemon, folder in made:
         daemon.close()
         folder.cleanup()
+
+
+@pytest.fixture
+def processes():
+    """Start processes in network namespaces of their own: `processes.start()`; they end with the test."""
+    made = Processes()
+    yield made
+    made.close()

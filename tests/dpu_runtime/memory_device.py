@@ -9,17 +9,20 @@ import time
 
 from drivers.port import PortError
 
+IN_PLACE = ("mtu", "vlan", "trunk", "spoof_check", "owner")
+
 
 class MemoryDevice:
     """Has the interface of `dpu_runtime.control.Device`."""
 
-    def __init__(self, runtime=None, adopted=False, in_place=("mtu", "vlan", "trunk", "spoof_check")):
+    def __init__(self, runtime=None, adopted=False, in_place=IN_PLACE):
         self.runtime = runtime
         self.adopted = adopted
         self.in_place = set(in_place)
         self.ports = {}
         self.rules = []
         self.open = set()
+        self.lost = set()  # names of ports whose interface somebody took away
         self.defaults = ("allow", "allow")
         self.calls = []
         self.fail = {}  # call text -> times it still fails
@@ -80,6 +83,9 @@ class MemoryDevice:
             return False
         self.ports[new.name] = new
         return True
+
+    def lost_ports(self):
+        return [name for name in self.ports if name in self.lost]
 
     async def relocate_port(self, old, new):
         self._called(f"relocate {new.name}", new.name)

@@ -10,6 +10,7 @@ from dpu_runtime import plan
 from dpu_runtime.config import Config, RuntimeConfig
 from dpu_runtime.control import Control
 from dpu_runtime.errors import ApplyError, ConfigError
+from dpu_runtime.origin import Kept
 from tests.dpu_runtime.configs import configs
 from tests.dpu_runtime.memory_device import MemoryDevice
 
@@ -17,10 +18,13 @@ from tests.dpu_runtime.memory_device import MemoryDevice
 class NoState:
     """A state directory that keeps the last configuration in memory."""
 
-    saved = None
+    saved = kept = None
 
     def save(self, config):
         self.saved = config
+
+    def keep(self, kept):
+        self.kept = kept
 
     def clear(self):
         self.saved = None
@@ -270,7 +274,7 @@ def test_adopted_ports_forget_a_port_that_is_gone(in_place):
     device.close_port("b")
     asyncio.run(device.del_port("b"))
     control = Control(device, NoState(), RuntimeConfig())
-    asyncio.run(control.adopt(saved))
+    asyncio.run(control.adopt(saved, Kept()))
     assert matches(control)
     assert [(port.name, port.xconnect) for port in control.running.port] == [("a", None)]
     assert device.open == {"a"}
