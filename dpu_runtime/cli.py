@@ -16,6 +16,7 @@ from dpu_runtime import cli_commands as commands
 from dpu_runtime.client import DEFAULT_SOCKET, NoDaemonError
 from dpu_runtime.errors import ConfigError, DaemonError, RpcError
 
+IFNAME = "eth0"  # what `dpu attach` calls an interface, as the engines do
 EXIT_DONE = 0
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -120,6 +121,7 @@ def build_parser():
         "--count", type=int, default=1, metavar="N", help="rates to show, 0: no end; default: 1"
     )
     _add_port_commands(verbs, add, json_option)
+    _add_attach_commands(verbs, add)
     _add_rule_commands(verbs, add)
     _add_vhost_user_command(verbs, add)
     return parser
@@ -136,6 +138,48 @@ def _add_port_commands(verbs, add, json_option):
     )
     port.add_argument("--netns", metavar="NS", help="network namespace: a name, a path, or pid:N")
     port.add_argument("--ifname", metavar="IF", help="name of the interface in the namespace")
+    _add_address_options(port)
+    on = {"action": "store_const", "const": True}
+    port.add_argument("--socket", metavar="PATH", help="Unix socket of a vhost_user port")
+    port.add_argument("--socket-mode", metavar="MODE", help="octal mode of that socket; default: 0600")
+    port.add_argument("--socket-group", metavar="G", help="group of that socket")
+    port.add_argument("--client", **on, help="connect to that socket instead of listening on it")
+    _add_xconnect_option(port)
+    _add_interface_options(port)
+    _add_port_options(port)
+    port.add_argument("--owner", metavar="O", help="who makes the port; it goes with its container")
+    add(noun, "del", commands.port_del, "delete a port").add_argument("name", metavar="NAME")
+    show = add(noun, "show", commands.port_show, "show ports")
+    show.add_argument("name", metavar="NAME", nargs="?", help="one port; default: all")
+
+
+def _add_attach_commands(verbs, add):
+    text = "plug the namespace of a container into a port, which goes when the container does"
+    attach = add(verbs, "attach", commands.attach_container, text)
+    _add_container_options(attach.add_mutually_exclusive_group(required=True))
+    attach.add_argument("--name", metavar="PORT", help="name of the port; default: made up, and printed")
+    attach.add_argument(
+        "--ifname", metavar="IF", default=IFNAME, help=f"interface in the namespace; default: {IFNAME}"
+    )
+    _add_address_options(attach)
+    _add_port_options(attach)
+    text = "take what was attached away, with the rules that name it; nothing to take is no error"
+    detach = add(verbs, "detach", commands.detach_container, text)
+    which = detach.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", metavar="NAME", nargs="?", help="name of the port")
+    _add_container_options(which)
+    detach.add_argument("--ifname", metavar="IF", help="only this interface there; default: all")
+
+
+def _add_container_options(group):
+    """Options that say whose namespace is meant."""
+    group.add_argument("--netns", metavar="NS", help="network namespace: a name, a path, or pid:N")
+    group.add_argument("--pid", type=_positive_int, metavar="N", help="the namespace of this process")
+    group.add_argument("--container", metavar="C", help="name or ID of a container; asks podman or docker")
+
+
+def _add_address_options(port):
+    """Options of interfaces that the daemon makes."""
     port.add_argument(
         "--address", action="append", metavar="CIDR", help="address of the interface; may repeat"
     )
@@ -146,16 +190,12 @@ def _add_port_commands(verbs, add, json_option):
         metavar=("TO", "VIA"),
         help="route, TO may be default; may repeat",
     )
-    on = {"action": "store_const", "const": True}
-    port.add_argument("--socket", metavar="PATH", help="Unix socket of a vhost_user port")
-    port.add_argument("--socket-mode", metavar="MODE", help="octal mode of that socket; default: 0600")
-    port.add_argument("--socket-group", metavar="G", help="group of that socket")
-    port.add_argument("--client", **on, help="connect to that socket instead of listening on it")
-    _add_interface_options(port)
-    _add_port_options(port)
-    add(noun, "del", commands.port_del, "delete a port").add_argument("name", metavar="NAME")
-    show = add(noun, "show", commands.port_show, "show ports")
-    show.add_argument("name", metavar="NAME", nargs="?", help="one port; default: all")
+
+
+def _add_xconnect_option(port):
+    port.add_argument(
+        "--xconnect", metavar="PORT", help="vhost_user port that all packets go to, past rules and switch"
+    )
 
 
 def _add_interface_options(port):
@@ -172,10 +212,9 @@ def _add_interface_options(port):
 
 
 def _add_port_options(port):
-    """Options of ports of every kind, and --xconnect."""
+    """Options of ports of every kind."""
     on = {"action": "store_const", "const": True}
     off = {"action": "store_const", "const": False}
-    port.add_argument("--owner", metavar="O", help="who makes the port; it goes with its container")
     port.add_argument("--mac", metavar="M", help="MAC address of the attached side")
     port.add_argument("--mtu", type=int, metavar="N", help="largest layer 3 packet in octets")
     port.add_argument("--queues", type=int, metavar="N", help="queue pairs")
@@ -192,9 +231,6 @@ def _add_port_options(port):
     port.add_argument("--rx-burst", metavar="N", type=int, help="octets that may come in at once")
     port.add_argument("--tx-rate", metavar="RATE", help=rate % "go out")
     port.add_argument("--tx-burst", metavar="N", type=int, help="octets that may go out at once")
-    port.add_argument(
-        "--xconnect", metavar="PORT", help="vhost_user port that all packets go to, past rules and switch"
-    )
 
 
 def _add_rule_commands(verbs, add):
@@ -241,6 +277,14 @@ def _add_vhost_user_command(verbs, add):
     )
     program.add_argument("--port", dest="name", metavar="NAME", help="name of the port; default: made up")
     _add_port_options(program)
+    _add_xconnect_option(program)
+
+
+def _positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("N >= 1")
+    return value
 
 
 def _positive(text):

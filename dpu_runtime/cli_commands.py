@@ -12,15 +12,18 @@ import time
 
 from dpu_runtime import show
 from dpu_runtime.client import Client
-from dpu_runtime.errors import ConfigError, DaemonError, Problem
+from dpu_runtime.errors import ConfigError, DaemonError, Problem, RpcError
 
 COMMON_KEYS = (
     *("name", "mac", "mtu", "queues", "vlan", "trunk", "spoof_check", "verify_checksum", "offload", "gro"),
-    *("rx_rate", "rx_burst", "tx_rate", "tx_burst", "xconnect", "owner"),
+    *("rx_rate", "rx_burst", "tx_rate", "tx_burst"),
 )
 INTERFACE_KEYS = ("promiscuous", "accept_default_route", "qdisc", "xdp_mode", "busy_poll")
 SOCKET_KEYS = ("socket", "socket_mode", "socket_group", "client")
-PORT_KEYS = (*COMMON_KEYS, *INTERFACE_KEYS, *SOCKET_KEYS, "kind", "netns", "ifname", "address")
+PORT_KEYS = (
+    *(*COMMON_KEYS, *INTERFACE_KEYS, *SOCKET_KEYS),
+    *("kind", "netns", "ifname", "address", "xconnect", "owner"),
+)
 RULE_KEYS = (
     *("name", "priority", "stage", "in_port", "out_port", "src_mac", "dst_mac", "vlan", "ethertype"),
     *("src", "dst", "proto", "sport", "dport", "tcp_flags", "action"),
@@ -109,10 +112,7 @@ def stats(args):
 
 def port_add(args):
     """Add a port."""
-    params = _given(args, PORT_KEYS)
-    if args.route:
-        params["route"] = [{"to": to, "via": via} for to, via in args.route]
-    _print(args, _call(args, "port.add", **params))
+    _print(args, _call(args, "port.add", **_given(args, PORT_KEYS), **_route(args)))
 
 
 def port_del(args):
@@ -128,6 +128,52 @@ def port_show(args):
         _print(args, _call(args, "port.show"), show.ports)
 
 
+def attach_container(args):
+    """Plug a container's namespace into a port; prints the port's name."""
+    from dpu_runtime import attach  # noqa: PLC0415  (only these two commands use it)
+
+    netns, label = attach.find(args.netns, args.pid, args.container)
+    keys = {"kind": "tap", "owner": attach.OWNER, "netns": netns}
+    keys |= {**_given(args, (*COMMON_KEYS, "ifname", "address")), **_route(args)}
+    keys = {"name": attach.port_name(netns, args.ifname, label), **keys}
+    with _connected(args) as client:
+        try:
+            added = client.call("port.add", **keys)
+        except RpcError as error:
+            for name in _attached(client, netns, args.ifname, any_owner=True):
+                text = f"{args.ifname} in netns {netns!r} is attached already, as port {name}"
+                raise RpcError(error.code, text, error.data) from None
+            raise
+    _print(args, added, "{name}".format_map)
+
+
+def detach_container(args):
+    """Take the ports of a container away; prints their names."""
+    from dpu_runtime import attach  # noqa: PLC0415
+
+    with _connected(args) as client:
+        names = [args.name]
+        if args.name is None:
+            netns, _ = attach.find(args.netns, args.pid, args.container)
+            names = _attached(client, netns, args.ifname)
+        gone = [gone for name in names for gone in client.call("port.detach", name=name)["names"]]
+    _print(args, {"names": gone}, lambda data: "\n".join(data["names"] or ["nothing was attached"]))
+
+
+def _attached(client, netns, ifname=None, any_owner=False):
+    """Names of the ports in a namespace, by default of those that `dpu attach` made."""
+    from dpu_runtime import attach  # noqa: PLC0415
+
+    configs = [view["config"] for view in client.call("port.show")]
+    return [
+        config["name"]
+        for config in configs
+        if config.get("netns") == netns
+        if ifname in (None, config["ifname"])
+        if any_owner or config.get("owner") == attach.OWNER
+    ]
+
+
 def vhost_user(args):
     """Be a port's front door, as QEMU and libvirt want it, until told to end."""
     from dpu_runtime import vhost_program  # noqa: PLC0415  (only this command uses it)
@@ -135,7 +181,8 @@ def vhost_user(args):
     if args.print_capabilities:
         print(json.dumps(vhost_program.CAPABILITIES, indent=2))
         return
-    keys = {"name": f"vhost-user-{os.getpid()}", **_given(args, COMMON_KEYS), "kind": "vhost_user"}
+    keys = {"name": f"vhost-user-{os.getpid()}", **_given(args, (*COMMON_KEYS, "xconnect"))}
+    keys |= {"kind": "vhost_user", "owner": vhost_program.OWNER}
     frontend = None if args.fd is None else vhost_program.frontend_socket(args.fd)
     path = args.socket_path and os.path.abspath(args.socket_path)
     with _connected(args) as client:
@@ -173,6 +220,10 @@ def _connected(args):
 
 def _given(args, keys):
     return {key: value for key in keys if (value := getattr(args, key)) is not None}
+
+
+def _route(args):
+    return {"route": [{"to": to, "via": via} for to, via in args.route]} if args.route else {}
 
 
 def _print(args, data, text=None):

@@ -1,10 +1,156 @@
 """Containers on ports that are attached at run time: where their interface is, and how they end."""
 
+import json
+import os
+import random
+from pathlib import Path
+
 import pytest
 
 from dpu_runtime.errors import RpcError
+from tests.dpu_runtime.live import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("iproute2", "iputils-ping")]
+
+CYCLES = 60
+
+
+def names(daemon):
+    return [view["config"]["name"] for view in daemon.call("port.show")]
+
+
+def test_attach_and_detach_by_process(dpu, processes):
+    a = dpu.container("a")
+    pid = processes.start()
+    options = ("--address", "10.7.0.9/24", "--route", "default", "10.7.0.1", "--mtu", 1400, "--spoof-check")
+    done = dpu.cli("attach", "--pid", pid, *options)
+    assert done.returncode == 0, done.stderr
+    name = done.stdout.strip()
+    a.ping("10.7.0.9")
+    config = dpu.call("port.show", name=name)[0]["config"]
+    assert (config["netns"], config["ifname"], config["owner"]) == (f"pid:{pid}", "eth0", "attach")
+    assert (config["mtu"], config["spoof_check"]) == (1400, True)
+    for again in (("--pid", pid), ("--netns", f"/proc/{pid}/ns/net"), ("--pid", pid, "--name", "other")):
+        refused = dpu.cli("attach", *again)
+        assert refused.returncode == 1
+        assert refused.stderr == f"dpu: eth0 in netns 'pid:{pid}' is attached already, as port {name}\n"
+    second = dpu.cli("-j", "attach", "--pid", pid, "--ifname", "eth1")
+    assert json.loads(second.stdout)["name"] in names(dpu)
+    assert dpu.cli("detach", "--pid", pid, "--ifname", "eth0").stdout == f"{name}\n"
+    assert json.loads(dpu.cli("-j", "detach", "--pid", pid).stdout) == json.loads(
+        second.stdout.replace('"name": ', '"names": [').replace("\n}", "]}")
+    )
+    assert dpu.cli("detach", "--pid", pid).stdout == "nothing was attached\n"
+    assert dpu.cli("detach", name).stdout == "nothing was attached\n"
+    assert names(dpu) == ["a"]
+
+
+def test_attach_by_namespace_path(dpu, namespaces):
+    netns = namespaces.create(ipv6=False)
+    name = dpu.cli("attach", "--netns", f"/var/run/netns/{netns}", "--name", "mine").stdout.strip()
+    assert name == "mine"
+    refused = dpu.cli("attach", "--netns", netns)
+    assert refused.stderr == f"dpu: eth0 in netns '{netns}' is attached already, as port mine\n"
+    assert dpu.cli("detach", "--netns", f"/run/netns/{netns}").stdout == "mine\n"
+    assert dpu.cli("attach", "--netns", netns).stdout.startswith(f"{netns[:21]}-")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (
+            ("--netns", "nowhere"),
+            "network namespace 'nowhere': /run/netns/nowhere: No such file",
+        ),
+        (
+            ("--netns", "/run/none/x"),
+            "network namespace '/run/none/x': /run/none/x: No such file",
+        ),
+        (("--pid", 4194305), "network namespace 'pid:4194305': /proc/4194305/ns/net: No such file"),
+        (("--pid", os.getpid()), f"network namespace 'pid:{os.getpid()}' is the host's own; `dpu port add`"),
+    ],
+)
+def test_attach_to_what_is_no_container(dpu, words, text):
+    done = dpu.cli("attach", *words)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"dpu: {text}")
+    assert names(dpu) == []
+
+
+def test_a_killed_container_leaves_nothing(dpu, processes):
+    a, pid = dpu.container("a"), processes.start()
+    name = dpu.cli("attach", "--pid", pid, "--address", "10.7.0.9/24").stdout.strip()
+    a.ping("10.7.0.9")
+    dpu.rule(name="with-it", out_port=name, stage="egress", proto="udp")
+    processes.kill(pid)
+    assert wait_until(lambda: names(dpu) == ["a"])
+    assert dpu.call("rule.show") == []
+    line = f"port {name} of attach is detached: its interface is gone; with rules with-it"
+    assert dpu.log().count(line) == 1
+
+
+def test_a_port_without_owner_stays_when_its_container_is_killed(dpu, processes):
+    pid = processes.start()
+    dpu.call("port.add", name="lost", kind="tap", netns=f"pid:{pid}", ifname="eth0")
+    dpu.call("port.add", name="owned", kind="tap", netns=f"pid:{pid}", ifname="eth1", owner="me")
+    processes.kill(pid)
+    assert wait_until(lambda: names(dpu) == ["lost"])
+    assert dpu.call("port.show", name="lost")[0]["info"]["state"].startswith("lost:")
+
+
+def used(pid):
+    """(descriptors, threads, references to network namespaces) of a process."""
+    fds = list(Path(f"/proc/{pid}/fd").iterdir())
+    spaces = [fd for fd in fds if os.path.lexists(fd) and os.readlink(fd).startswith("net:")]
+    return len(fds), len(list(Path(f"/proc/{pid}/task").iterdir())), len(spaces)
+
+
+def rows(daemon):
+    """What is in the tables: ports, rules, learned addresses."""
+    status = daemon.call("status")
+    return status["ports"], status["rules"]
+
+
+def test_cycles_of_attach_detach_and_kill_leave_nothing(dpu, processes):
+    a, b = dpu.container("a"), dpu.container("b")
+    ping = a.popen("ping", "-n", "-q", "-i", 0.01, "-c", 500, b.ipv4, stdout=-1, text=True)
+    random_, live = random.Random(4), {}
+
+    def cycle(number):
+        pid = processes.start()
+        live[pid] = f"c{number}"
+        keys = {
+            "kind": "tap",
+            "netns": f"pid:{pid}",
+            "ifname": "eth0",
+            "address": [f"10.7.1.{number + 1}/24"],
+        }
+        dpu.call("port.add", name=live[pid], owner=f"o{number}", **keys)
+        if random_.random() < 0.5:
+            dpu.rule(out_port=live[pid], stage="egress", proto="udp")
+        if len(live) > 4:
+            pid = random_.choice(list(live))
+            name = live.pop(pid)
+            if random_.random() < 0.5:
+                assert dpu.call("port.detach", name=name) == {"names": [name]}
+            processes.kill(pid)
+
+    def end():
+        for pid in list(live):
+            processes.kill(pid)
+        live.clear()
+        assert wait_until(lambda: names(dpu) == ["a", "b"])
+
+    for number in range(10):  # what is made once is made by now
+        cycle(number)
+    end()
+    pids = dpu.process.pid, dpu.data_plane()
+    before = [used(pid) for pid in pids], rows(dpu)
+    for number in range(CYCLES):
+        cycle(number)
+    end()
+    assert wait_until(lambda: ([used(pid) for pid in pids], rows(dpu)) == before), (before, map(used, pids))
+    assert " 0% packet loss" in ping.communicate(timeout=60)[0]
 
 
 def test_relocate_follows_an_interface_that_was_moved(dpu, namespaces):
