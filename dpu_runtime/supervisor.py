@@ -19,7 +19,7 @@ from dpu_runtime import channel
 
 log = logging.getLogger("dpu.supervisor")
 
-READY_TIMEOUT_S = 180.0  # a first start compiles
+READY_TIMEOUT_S = 900.0  # a first start compiles, on a busy machine too
 REQUEST_TIMEOUT_S = 20.0
 POLL_S = 0.01
 RETRY_S = 0.5  # between attempts to start a process that does not start

@@ -8,6 +8,7 @@ import pytest
 from dpu_runtime.config import RuntimeConfig
 from dpu_runtime.device import DpuDevice
 from dpu_runtime.shared import SharedState
+from dpu_runtime.slot import Slot
 from drivers.port import Kind
 
 
@@ -30,7 +31,7 @@ def device():
     made.shared = SharedState.create()
     for index in range(3):
         driver = SimpleNamespace(kind=Kind.TAP, layout={}, fds=[100 + index])
-        made.ports[f"p{index}"] = SimpleNamespace(index=index, driver=driver, plane=None)
+        made.ports[f"p{index}"] = Slot(index, None, driver, [])
     return made
 
 
