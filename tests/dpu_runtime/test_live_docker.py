@@ -189,6 +189,17 @@ def test_the_control_process_is_killed_in_between(host):
     assert host.fetches(address)
 
 
+def test_the_daemon_is_started_again_in_between(host):
+    """The interfaces go with the daemon, and come back inside the containers."""
+    address = host.pair()
+    host.dpu.stop()
+    host.start_dpu()
+    assert host.placed(2)
+    assert host.fetches(address)
+    routes = host.docker.cli("exec", "client", "/bin/ip", "route").stdout
+    assert "default via 10.99.66.1 dev eth0" in routes
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_plugin_is_started_again_in_between(host, number):
     address = host.pair()
