@@ -1,13 +1,14 @@
 """Containers on and off the DPU: milliseconds for one, and for many in a row, memory of a port, and traffic.
 
 Size:   containers in a row, in network namespaces that were made before.
-Cases:  one, by the API and by `dpu port add` and `dpu port del`, with no other port there; then many in a row
-        by the API, the first of them beside the last: their ratio is what containers cost those after them.
+Cases:  one, by the API, `dpu attach` and `dpu-cni`, with no other port there; then many in a row by the API,
+        the first of them beside the last: their ratio is what containers cost those after them.
 Checks: with all of them there, random pairs send each other numbered packets: each arrives once, where it
         belongs, and the counters of every port are exactly what was sent. In the end no row is used.
 """
 
 import contextlib
+import json
 import os
 import random
 import socket
@@ -33,7 +34,7 @@ RECEIVE_BYTES = 1 << 20
 ARRIVAL_SECONDS_MAX = 5.0
 IFNAME = "eth0"
 MS_PER_SECOND = 1e3
-CLI = Path(sys.executable).with_name("dpu")
+CLI, CNI = (Path(sys.executable).with_name(name) for name in ("dpu", "dpu-cni"))
 BROADCAST = b"\xff" * 6
 SEED = 4
 
@@ -110,12 +111,25 @@ def detach(daemon, container):
 
 
 def _by_command(daemon, container):
-    """Milliseconds of `dpu port add` and of `dpu port del`."""
+    """Milliseconds of `dpu attach` and of `dpu detach`."""
     port = container.port
-    words = ["--kind", "tap", "--netns", port["netns"], "--ifname", port["ifname"], "--mac", port["mac"]]
-    dpu_ = [CLI, "--socket", daemon.socket, "port"]
-    add = timed_ms(run_here, [*dpu_, "add", port["name"], *words, "--address", *port["address"]])
-    return add, timed_ms(run_here, [*dpu_, "del", port["name"]])
+    words = ["--netns", port["netns"], "--mac", port["mac"], "--address", *port["address"]]
+    begin = [CLI, "--socket", daemon.socket]
+    on = timed_ms(run_here, [*begin, "attach", "--name", port["name"], *words])
+    return on, timed_ms(run_here, [*begin, "detach", port["name"]])
+
+
+def _by_cni(daemon, container):
+    """Milliseconds of ADD and of DEL of `dpu-cni`, without a plugin for addresses."""
+    conf = {"cniVersion": "1.0.0", "name": "bench", "type": "dpu-cni", "socket": daemon.socket}
+    conf |= {"dataDir": str(daemon.folder / "cni"), "addresses": [{"address": container.port["address"][0]}]}
+    where = {"CNI_CONTAINERID": container.name, "CNI_NETNS": container.netns, "CNI_IFNAME": IFNAME}
+
+    def call(command):
+        env = {**os.environ, **where, "CNI_COMMAND": command, "CNI_PATH": "/"}
+        run_here([CNI], env=env, input=json.dumps(conf))
+
+    return timed_ms(call, "ADD"), timed_ms(call, "DEL")
 
 
 def run(size, repeats=results.REPEATS, pairs=PAIRS, env=None):
@@ -134,7 +148,8 @@ def _one(daemon, container, repeats):
     """Results of one container on a daemon without ports, after a first round that does not count."""
     calls = {
         "API": lambda: (timed_ms(attach, daemon, container), timed_ms(detach, daemon, container)),
-        "dpu port add, del": lambda: _by_command(daemon, container),
+        "dpu attach, detach": lambda: _by_command(daemon, container),
+        "dpu-cni ADD, DEL": lambda: _by_cni(daemon, container),
     }
     for name, times in results.alternate(calls, repeats).items():
         for what, values in zip(("attach", "detach"), zip(*times, strict=True), strict=True):

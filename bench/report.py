@@ -28,6 +28,7 @@ HEADLINES = (
     "host_programs",
     "vhost_reconnect",
     "attach",
+    "soak_attach",
 )
 # Of those with many cases, README.md shows the figures whose names match.
 HEADLINE_ROWS = {
@@ -35,6 +36,7 @@ HEADLINE_ROWS = {
     "vhost_tso": re.compile(r"port to port, .*: ([^/]*(bare|io|rules)|DPU.* / .*)"),
     "host_programs": re.compile(r"64 B: .*(polling|dpu_wait)|.*polling, p(50|99)"),
     "vhost_reconnect": re.compile(r".*(restarts|to the first packet|lost, mean|leaked)"),
+    "soak_attach": re.compile(r"cycles|a cycle|.*memory"),
 }
 DETAIL_UNITS = ("cycles a packet", "octets")  # not for README.md
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 DPU = Path(sys.executable).parent / "dpu"
-STOP_SECONDS_MAX = 5.0  # from SIGTERM to SIGKILL
+STOP_SECONDS_MAX = 15.0  # from SIGTERM to SIGKILL
 LOG_LINES_SHOWN = 10
 
 _numbers = itertools.count()

@@ -33,7 +33,10 @@ def test_containers_come_talk_and_go():
     assert made["8 containers: 20 random pairs talk, lost"].median == 0
     assert made["8 containers, attach: last 4"].median > 0
     assert made["8 containers, detach: last / first"].median > 0
-    assert made["one container, attach: API"].median < made["one container, attach: dpu port add, del"].median
+    for way in ("API", "dpu attach, detach", "dpu-cni ADD, DEL"):
+        assert (
+            made[f"one container, attach: {way}"].median > made[f"one container, detach: {way}"].low / 10 > 0
+        )
 
 
 def test_packets_that_are_dropped_are_noticed(daemon, containers, monkeypatch):

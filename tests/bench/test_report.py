@@ -44,6 +44,12 @@ def test_of_many_figures_the_readme_shows_some():
             "libdpu: arrived twice, mean",
             "libdpu: handed over again",
         ],
+        "soak_attach": [
+            "cycles",
+            "more than before: control process, memory",
+            "more than before: rules",
+            "more than before: interfaces",
+        ],
     }
     assert names.keys() == report.HEADLINE_ROWS.keys()
     for script, four in names.items():
