@@ -18,11 +18,13 @@ from dpu_runtime import config_types as types
 from dpu_runtime.config_model import Action, Model, refuse
 from dpu_runtime.config_rule import RuleConfig
 from dpu_runtime.config_types import Allowed
+from drivers.af_xdp.layout import BURST_FRAMES, FRAME_BYTES, FRAMES_MAX, QUEUE_FRAMES
 from drivers.tap import MTU_MAX as TAP_MTU_MAX
 from drivers.vhost_user import QUEUE_PAIRS_MAX
 from kernels.layout import PORTS_MAX, WORKERS_MAX
 
 MADE_UP = re.compile(r"rule-[1-9][0-9]*")  # names of rules that were given none
+XDP_FRAMES_MIN = QUEUE_FRAMES + BURST_FRAMES
 MTU_IPV6_MIN = 1280  # octets, RFC 8200 5
 
 
@@ -62,6 +64,13 @@ class RuntimeConfig(Model):
     )
     idle_spin_us: Annotated[int, Field(ge=0, le=1000), Allowed("0..1000 microseconds")] = Field(
         20, description="how long a worker without packets polls before it sleeps"
+    )
+    xdp_frames: Annotated[
+        int, Field(ge=XDP_FRAMES_MIN, le=FRAMES_MAX), Allowed(f"{XDP_FRAMES_MIN}..{FRAMES_MAX} frames")
+    ] = Field(
+        32768,
+        description=f"frames of {FRAME_BYTES} octets that all af_xdp ports share, {QUEUE_FRAMES} a queue;"
+        " locked in memory while there is such a port",
     )
     default_ingress: Action = Field("allow", description="what happens to a packet no ingress rule matches")
     default_egress: Action = Field("allow", description="what happens to a packet no egress rule matches")

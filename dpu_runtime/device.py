@@ -28,6 +28,7 @@ from dpu_runtime.shared import Control, SharedState, WorkerWord
 from dpu_runtime.slot import Slot, has_rings, make_driver, makes_interface, uses_interface
 from dpu_runtime.supervisor import DataPlaneError, Process, Supervisor
 from dpu_runtime.wiring import change_mtu, change_shaper, wire_interface
+from drivers.af_xdp.umem import Umem
 from drivers.port import PortError
 from drivers.tap.port import TUN_DEVICE
 from kernels import layout, mac_table
@@ -68,6 +69,7 @@ class DpuDevice:
         self.rules = None
         self.changing = asyncio.Lock()
         self._cpus = list(runtime.workers)
+        self._umem = Umem(runtime.xdp_frames, len(self._cpus))
         self._kicks = []
         self._started = time.time()
         self._watcher = None
@@ -110,7 +112,7 @@ class DpuDevice:
         notes = self.shared.read_notes()
         for name, (index, config, base) in notes.get("ports", {}).items():
             port = _any_port.validate_json(config)
-            driver = make_driver(port, len(self._cpus))
+            driver = make_driver(port, len(self._cpus), self._umem)
             slot = Slot(index, port, driver, base, self._make_plane(name, index, port, driver))
             slot.open = bool(int(self.shared.ports[index]["flags"]) & layout.PORT_UP)
             slot.lost = uses_interface(port) and index not in hello["ports"]
@@ -167,11 +169,14 @@ class DpuDevice:
             await process.request({"do": "add_ring_port", "index": slot.index})
             snapshot, fds = slot.driver.snapshot()
             await process.request({"do": "set_rings", "index": slot.index, "snapshot": snapshot}, fds)
-        for slot in slots:
-            if not slot.plane and not slot.lost:
+        queues = [slot for slot in slots if not slot.plane and not slot.lost]
+        for slot in queues:  # all of them before the first is handed over: they may share memory
+            await self._queues.renew(slot)
+        for slot in queues:
+            if not slot.lost:
                 await self._queues.restore(process, slot)
-                if slot.lost:
-                    self._interfaces.look_at(slot.config.name)
+            if slot.lost:
+                self._interfaces.look_at(slot.config.name)
         for slot in rings:
             await process.request({"do": "poll_rings", "index": slot.index})
 
@@ -194,7 +199,7 @@ class DpuDevice:
     async def add_port(self, port):
         """Make a port and wire it; closed until `open_ports`. Raises PortError, nothing left behind."""
         index = self._free_index(port.name)
-        driver = make_driver(port, len(self._cpus))
+        driver = make_driver(port, len(self._cpus), self._umem)
         await asyncio.to_thread(driver.open)
         try:
             if makes_interface(port):

@@ -9,7 +9,8 @@ import logging
 from dpu_runtime.slot import uses_interface
 from dpu_runtime.supervisor import DataPlaneError, DataPlaneGoneError
 from dpu_runtime.wiring import change_mtu
-from drivers.port import Kind
+from drivers.interface import InterfaceDriver
+from drivers.port import Kind, PortError
 
 log = logging.getLogger("dpu.device")
 
@@ -56,6 +57,17 @@ class PortQueues:
             raise
         slot.lost = False
         self.rows.list(self._slots)
+
+    async def renew(self, slot):
+        """Make what a fresh data plane cannot take over anew; a port whose interface just went is lost."""
+        if not isinstance(slot.driver, InterfaceDriver):
+            return
+        try:
+            await asyncio.to_thread(slot.driver.renew)
+        except PortError as error:
+            log.warning("%s", error)
+            slot.driver.close()
+            self._lose(slot)
 
     async def restore(self, process, slot):
         """Hand a port's queues to a fresh data plane; one whose interface just went is lost, no obstacle."""

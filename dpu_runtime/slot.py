@@ -33,8 +33,11 @@ class Slot:
         self.notes = []
 
 
-def make_driver(config, workers):
-    """Driver of a port's kind."""
+def make_driver(config, workers, umem):
+    """Driver of a port's kind.
+
+    umem  drivers/af_xdp/umem.py, what all af_xdp ports of the device share
+    """
     queues = config.queues or workers
     if config.kind == "null":
         return NullPort(config.name, queues, config.offload)
@@ -47,7 +50,7 @@ def make_driver(config, workers):
     if config.kind == "af_packet":
         return AfPacketPort(config, queues)
     if config.kind == "af_xdp":
-        return AfXdpPort(config, queues)
+        return AfXdpPort(config, queues, umem)
     return TapPort(config.name, config.ifname, config.netns, queues, config.offload)
 
 

@@ -26,6 +26,7 @@ from dpu_runtime.worker import (
     Worker,
     run_worker,
 )
+from drivers.af_xdp.rings import POOL_ARRAYS, start_queue
 from drivers.io import make_io
 from drivers.libc import EPOLL_EVENT_BYTES
 from drivers.vhost_user.guard import MemoryGuard
@@ -203,6 +204,7 @@ def prepare():
     worker = WorkerThread(shared, 0, 0, kick)
     with cache_lock():
         run_worker(worker._worker, worker._tables, worker._batch)
+        start_queue(shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS))
         guard = MemoryGuard()
         guard.install()
     worker._epoll.close()

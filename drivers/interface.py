@@ -62,6 +62,9 @@ class InterfaceDriver:
         self.link = Link(**layout["link"])
         self._state_capabilities()
 
+    def renew(self):
+        """Make what a fresh data plane cannot take over from one that died anew. Raises PortError."""
+
     def fits(self, _link):
         """Whether the open queues can do with what the interface is now; if not, they are to be others."""
         return True

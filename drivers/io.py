@@ -8,6 +8,7 @@ from collections import namedtuple
 
 import numpy as np
 
+from drivers.af_xdp.layout import BURST_FRAMES, PACKET_FRAMES_MAX
 from drivers.vhost_user.layout import CHAIN_MAX
 from kernels.layout import BATCH_SIZE, PORTS_MAX
 
@@ -49,7 +50,14 @@ PortIo = namedtuple(
         "xdp_queues",  # drivers/af_xdp/layout.py, shared
         "xdp_pool",
         "xdp_free",
-        "xdp_frames",  # uint64[BATCH_SIZE], frames of the AF_XDP burst at hand, 0: it was handed on
+        "xdp_holder",
+        "xdp_burst",  # uint64[3], AF_XDP burst at hand: packets, frames, address of the rows
+        "xdp_frames",  # uint32[BURST_FRAMES], its frames, NO_FRAME: it was handed on
+        "xdp_first",  # uint32[BATCH_SIZE], first frame of each packet
+        "xdp_count",  # uint32[BATCH_SIZE], and how many
+        "xdp_payload",  # uint64[BATCH_SIZE], where its payload lay: payload_iov, or payload_addr without
+        "xdp_spare",  # uint32[PACKET_FRAMES_MAX], frames to copy a packet to
+        "copies",  # uint16[BATCH_SIZE], egress ports that a packet of the burst at hand goes to
     ],
 )
 
@@ -58,7 +66,7 @@ def make_io(worker, workers, shared, batch):
     """Allocate one worker's scratch memory.
 
     shared  the shared memory's arrays as attributes
-    batch   the worker's batch, of which drivers use `arena` and `iov`
+    batch   the worker's batch, of which drivers use `arena`, `iov` and `copies`
     """
     return PortIo(
         worker=worker,
@@ -92,5 +100,12 @@ def make_io(worker, workers, shared, batch):
         xdp_queues=shared.xdp_queues,
         xdp_pool=shared.xdp_pool,
         xdp_free=shared.xdp_free,
-        xdp_frames=np.zeros(BATCH_SIZE, np.uint64),
+        xdp_holder=shared.xdp_holder,
+        xdp_burst=np.zeros(3, np.uint64),
+        xdp_frames=np.zeros(BURST_FRAMES, np.uint32),
+        xdp_first=np.zeros(BATCH_SIZE, np.uint32),
+        xdp_count=np.zeros(BATCH_SIZE, np.uint32),
+        xdp_payload=np.zeros(BATCH_SIZE, np.uint64),
+        xdp_spare=np.zeros(PACKET_FRAMES_MAX, np.uint32),
+        copies=batch.copies,
     )

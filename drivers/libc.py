@@ -40,6 +40,7 @@ writev = _external("writev", types.int64, types.int32, types.uint64, types.int32
 read = _external("read", types.int64, types.int32, types.uint64, types.uint64)
 write = _external("write", types.int64, types.int32, types.uint64, types.uint64)
 send = _external("send", types.int64, types.int32, types.uint64, types.uint64, types.int32)
+recv = _external("recv", types.int64, types.int32, types.uint64, types.uint64, types.int32)
 getsockname = _external("getsockname", types.int32, types.int32, types.uint64, types.uint64)
 getsockopt = _external(
     "getsockopt", types.int32, types.int32, types.int32, types.int32, types.uint64, types.uint64

@@ -1,10 +1,14 @@
 """An interface that exists already: what it is, found by name or by index in its network namespace.
 
-Source: rtnetlink(7) by pyroute2.
+Source: rtnetlink(7) by pyroute2, linux/ethtool.h.
 Not:    changing it; `dpu_runtime/wiring.py` sets what a configuration asks for.
 """
 
+import array
 import errno
+import fcntl
+import socket
+import struct
 from dataclasses import dataclass
 
 from pyroute2 import IPRoute
@@ -15,6 +19,8 @@ from drivers.port import PortError
 
 IFF_UP = 1  # linux/if.h
 IFF_LOWER_UP = 1 << 16
+SIOCETHTOOL = 0x8946  # linux/sockios.h
+ETHTOOL_GCHANNELS = 0x3C  # linux/ethtool.h
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,21 @@ def _link(message, default_route_links):
         carrier=bool(message["flags"] & IFF_LOWER_UP),
         mac=message.get_attr("IFLA_ADDRESS") or "",
         type=(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
-        rx_queues=message.get_attr("IFLA_NUM_RX_QUEUES") or 1,
+        rx_queues=_rx_queues(message.get_attr("IFLA_IFNAME")),
         default_route=message["index"] in default_route_links,
     )
+
+
+def _rx_queues(name):
+    """Receive queues that an interface uses now: rtnetlink says only how many it has room for."""
+    channels = array.array("I", [ETHTOOL_GCHANNELS, *[0] * 8])  # struct ethtool_channels
+    request = struct.pack("16sQ16x", name.encode(), channels.buffer_info()[0])  # struct ifreq
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, SIOCETHTOOL, request)
+    except OSError:
+        return 1  # its driver knows no more than one
+    return max(channels[5] + channels[8], 1)  # rx_count, combined_count
 
 
 def _default_route_links(ipr):

@@ -91,6 +91,6 @@ def test_the_kind_is_configured_without_an_interface():
 
     text = '[[port]]\nname = "sink"\nkind = "null"\noffload = false\nqueues = 1\n'
     (config,) = parse_config("[runtime]\nworkers = [0]\n" + text).port
-    driver = make_driver(config, 4)
+    driver = make_driver(config, 4, None)
     assert isinstance(driver, NullPort) and driver.kind == Kind.NULL
     assert (driver.queues, driver.offload, makes_interface(config)) == (1, False, False)

@@ -59,7 +59,9 @@ class Worker:
         self.headers = np.full((BATCH_SIZE, ROW_BYTES), FILL, np.uint8)
         self.meta = np.full(BATCH_SIZE * META_DTYPE.itemsize, FILL, np.uint8).view(META_DTYPE)
         self.drops = np.zeros(DROP_REASON_COUNT, np.uint64)
-        batch = SimpleNamespace(arena=np.zeros(16, np.uint8), iov=np.zeros(4, np.uint64))
+        batch = SimpleNamespace(
+            arena=np.zeros(16, np.uint8), iov=np.zeros(4, np.uint64), copies=np.ones(BATCH_SIZE, np.uint16)
+        )
         self.io = make_io(number, workers, shared, batch)
         self.io.queue[IN_PORT] = number % len(fds)
         self.io.fds[IN_PORT] = fds[number % len(fds)]

@@ -67,7 +67,9 @@ class Bench:
             memory.describe(self.regions[port], self.devices[port])
         self.headers = np.full((BATCH_SIZE, ROW_BYTES), FILL, np.uint8)
         self.meta = np.full(BATCH_SIZE * META_DTYPE.itemsize, FILL, np.uint8).view(META_DTYPE)
-        batch = SimpleNamespace(arena=np.zeros(16, np.uint8), iov=np.zeros(4, np.uint64))
+        batch = SimpleNamespace(
+            arena=np.zeros(16, np.uint8), iov=np.zeros(4, np.uint64), copies=np.ones(BATCH_SIZE, np.uint16)
+        )
         others = {**AF_PACKET_LAYOUT, **AF_XDP_LAYOUT}
         tables = {name: np.zeros((1,) * len(shape), row) for name, (row, shape) in others.items()}
         shared = SimpleNamespace(
