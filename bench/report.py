@@ -27,6 +27,8 @@ HEADLINES = (
     "vhost_tso",
     "host_programs",
     "vhost_reconnect",
+    "kernel_ports",
+    "kernel_ports_tcp",
     "attach",
     "soak_attach",
 )
@@ -36,6 +38,7 @@ HEADLINE_ROWS = {
     "vhost_tso": re.compile(r"port to port, .*: ([^/]*(bare|io|rules)|DPU.* / .*)"),
     "host_programs": re.compile(r"64 B: .*(polling|dpu_wait)|.*polling, p(50|99)"),
     "vhost_reconnect": re.compile(r".*(restarts|to the first packet|lost, mean|leaked)"),
+    "kernel_ports": re.compile(r"(64 B: (?!.*, (sent|lost))|1500 B: .*octets|1500 B: DPU.* / ).*"),
     "soak_attach": re.compile(r"cycles|a cycle|.*memory"),
 }
 DETAIL_UNITS = ("cycles a packet", "octets")  # not for README.md

@@ -44,6 +44,12 @@ def test_of_many_figures_the_readme_shows_some():
             "libdpu: arrived twice, mean",
             "libdpu: handed over again",
         ],
+        "kernel_ports": [
+            "64 B: DPU, af_packet",
+            "1500 B: DPU, af_packet / testpmd",
+            "64 B: DPU, af_packet, sent",
+            "1500 B: DPU, af_packet",
+        ],
         "soak_attach": [
             "cycles",
             "more than before: control process, memory",
