@@ -10,9 +10,10 @@ from drivers.af_packet.transmit import packet_tx
 from drivers.af_xdp.queue import xdp_done, xdp_rx, xdp_tx
 from drivers.libc import ENODEV
 from drivers.null.queue import null_rx, null_tx
-from drivers.port import Kind
+from drivers.port import Kind, PortCounter
 from drivers.tap.queue import tap_rx, tap_tx
 from drivers.vhost_user.queue import vhost_ask_kicks, vhost_done, vhost_kicked, vhost_rx, vhost_tx
+from kernels.drops import Drop
 from kernels.jit import helper
 
 
@@ -46,16 +47,20 @@ def rx_done(kind, io, port):
 @helper
 def tx_burst(kind, io, port, headers, meta, order, count, counters, drops):
     """Send packets `order[:count]`; what the queue does not take is dropped and counted."""
+    mapped = io.fds[port] >= 0  # if not, where the rings are is what a dead process said
     if kind == Kind.TAP:
         tap_tx(io.fds[port], headers, meta, order, count, io.iov, counters, drops)
     elif kind == Kind.VHOST_USER:
         vhost_tx(io, port, headers, meta, order, count, counters, drops)
-    elif kind == Kind.AF_PACKET:
+    elif kind == Kind.AF_PACKET and mapped:
         packet_tx(io, port, headers, meta, order, count, counters, drops)
-    elif kind == Kind.AF_XDP:
+    elif kind == Kind.AF_XDP and mapped:
         xdp_tx(io, port, headers, meta, order, count, counters, drops)
     elif kind == Kind.NULL:
         null_tx(io.fds[port], headers, meta, order, count, io.iov, counters, drops)
+    else:
+        drops[Drop.PORT_DOWN] += np.uint64(count)
+        counters[PortCounter.TX_DROPPED] += np.uint64(count)
 
 
 # only vhost_user ports have rings that somebody kicks
