@@ -207,6 +207,9 @@ def _add_interface_options(port):
         "--accept-default-route", metavar="IF", help="the interface again, if a default route leaves by it"
     )
     port.add_argument("--qdisc", **on, help="af_packet: send through the interface's queueing discipline")
+    port.add_argument(
+        "--blocks", **on, help="af_packet: receive in blocks, fewer wake-ups, packets some milliseconds late"
+    )
     port.add_argument("--xdp-mode", metavar="MODE", help="af_xdp: auto, zerocopy, copy or generic")
     port.add_argument("--no-busy-poll", dest="busy_poll", **off, help="af_xdp: leave polling to the kernel")
 

@@ -18,7 +18,7 @@ COMMON_KEYS = (
     *("name", "mac", "mtu", "queues", "vlan", "trunk", "spoof_check", "verify_checksum", "offload", "gro"),
     *("rx_rate", "rx_burst", "tx_rate", "tx_burst"),
 )
-INTERFACE_KEYS = ("promiscuous", "accept_default_route", "qdisc", "xdp_mode", "busy_poll")
+INTERFACE_KEYS = ("promiscuous", "accept_default_route", "qdisc", "blocks", "xdp_mode", "busy_poll")
 SOCKET_KEYS = ("socket", "socket_mode", "socket_group", "client")
 PORT_KEYS = (
     *(*COMMON_KEYS, *INTERFACE_KEYS, *SOCKET_KEYS),

@@ -285,6 +285,11 @@ class AfPacketPort(InterfacePort):
 
     kind: Literal["af_packet"] = Field(description="kind of the port")
     qdisc: bool = Field(False, description="send through the interface's queueing discipline")
+    blocks: bool = Field(
+        False,
+        description="receive in blocks (TPACKET_V3): room for more packets and fewer wake-ups, each packet"
+        " some milliseconds late",
+    )
 
 
 class AfXdpPort(InterfacePort):

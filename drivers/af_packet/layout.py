@@ -14,20 +14,19 @@ PACKET_QUEUE_DTYPE = np.dtype(
         ("cookie", "u8"),  # SO_COOKIE of the socket that the cursors are of
         # receive ring: written by the worker that polls it
         ("rx_addr", "u8"),
-        ("rx_blocks", "u4"),  # a power of two
-        ("rx_block_bytes", "u4"),
-        # one store moves on: the block's sequence number, its low 32 bits, above the octet in the block
-        # where the next packet begins, 0: nothing was taken from the block
-        ("rx_cursor", "u8"),
-        ("rx_given", "u4"),  # sequence number of the first block that was not given back
-        ("pad", "u4", (7,)),
+        ("rx_version", "u4"),  # TPACKET_V3: it has blocks; TPACKET_V2: slots
+        ("rx_units", "u4"),  # of them, a power of two
+        ("rx_unit_bytes", "u4"),
+        ("rx_given", "u4"),  # number of the first that was not given back
+        ("rx_cursor", "u8"),  # where the next packet is, blocks.py or slots.py; one store moves on
+        ("pad", "u4", (6,)),
         # transmit ring: written by whoever holds the lock
         ("tx_addr", "u8"),
         ("tx_slots", "u4"),  # a power of two
         ("tx_slot_bytes", "u4"),
         ("tx_head", "u4"),  # slot that is filled next
         ("tx_lock", "u4"),
-        ("plain_fd", "i4"),  # socket for frames that no slot holds
+        ("tx_fd", "i4"),  # its socket; frames that no slot holds go by the other one
         ("tx_pad", "u4", (9,)),
     ],
     align=True,

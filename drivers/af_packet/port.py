@@ -5,13 +5,13 @@ Not:    the rings' memory, which the data plane maps (mapping.py).
 """
 
 import contextlib
-import ctypes
 import functools
 import os
 import re
 import socket
 import struct
 
+from drivers.af_packet.filter import NothingFilter, load_slot_filter
 from drivers.af_packet.if_packet import (
     ETH_P_ALL,
     PACKET_FANOUT_FLAG_IGNORE_OUTGOING,
@@ -19,9 +19,12 @@ from drivers.af_packet.if_packet import (
     PACKET_FANOUT_HASH,
     PACKET_MR_PROMISC,
     SOL_PACKET,
+    TPACKET_V2,
     TPACKET_V3,
     PacketOption,
+    SocketOption,
 )
+from drivers.bpf import BpfError
 from drivers.interface import InterfaceDriver
 from drivers.netns import run_in_netns
 from drivers.port import Capabilities, Kind, PortError
@@ -30,44 +33,74 @@ BLOCK_BYTES = 256 << 10  # a block takes three GSO frames of 64 KB
 BLOCKS = 32
 RETIRE_MS = 1  # a block that is not full is handed over after this; the least there is
 SLOT_BYTES = 2 << 10
-SLOTS = 512
+RX_SLOTS = 4096  # 8 ms at 0.5 Mpps
+TX_SLOTS = 512
 SEND_BUFFER_BYTES = 8 << 20  # octets under way, with the kernel's own per packet
-SO_SNDBUFFORCE = 32  # asm-generic/socket.h
-SO_ATTACH_FILTER = 26
-SO_DETACH_FILTER = 27
-BPF_RET = 0x06  # linux/bpf_common.h: return a constant, how much of a packet to keep
+RECEIVE_BUFFER_BYTES = 8 << 20  # octets of packets that no slot holds; Linux doubles it
 USO_LINUX = (6, 2)  # first version whose virtio-net header has VIRTIO_NET_HDR_GSO_UDP_L4
 
-LAYOUT = {"block_bytes": BLOCK_BYTES, "blocks": BLOCKS, "slot_bytes": SLOT_BYTES, "slots": SLOTS}
+# a slot's header, addresses and virtio-net header come first (net/packet/af_packet.c, tpacket_rcv)
+SLOT_FRAME_BYTES = SLOT_BYTES - 76
+
+# What the data plane must know of the rings, besides how many queues there are
+TX_LAYOUT = {"tx_slots": TX_SLOTS, "tx_slot_bytes": SLOT_BYTES}
+IN_BLOCKS = {"rx_version": TPACKET_V3, "rx_units": BLOCKS, "rx_unit_bytes": BLOCK_BYTES, **TX_LAYOUT}
+IN_SLOTS = {"rx_version": TPACKET_V2, "rx_units": RX_SLOTS, "rx_unit_bytes": SLOT_BYTES, **TX_LAYOUT}
 
 
 class AfPacketPort(InterfaceDriver):
     """One interface by AF_PACKET; the interface stays when the port goes.
 
-    fds   a socket with rings a queue, then a plain one a queue, for frames that no slot of the ring holds
+    fds   a socket with a receive ring a queue, then one with a transmit ring a queue
     """
 
     kind = Kind.AF_PACKET
 
     def _open_queues(self):
-        self.fds = run_in_netns(self.config.netns, self._open_sockets, port=self.name)
-        self.layout = {"queues": self.queues, **LAYOUT}
+        program, note = self._choose_ring()
+        ring = IN_BLOCKS if program is None else IN_SLOTS
+        self.layout = {"queues": self.queues, "ring_note": note, **ring}
+        try:
+            self.fds = run_in_netns(self.config.netns, lambda: self._open_sockets(program), port=self.name)
+        finally:
+            if program is not None:
+                os.close(program)
         self._state_capabilities()
 
-    def _open_sockets(self):
+    def _choose_ring(self):
+        """Choose the form of the receive rings: (filter that slots need, what to say), None for blocks."""
+        note = (
+            "packets come in blocks (TPACKET_V3), some milliseconds late: when one is full or after"
+            f" {RETIRE_MS} ms"
+        )
+        if self.config.blocks:
+            return None, note
+        if not _knows_uso():
+            return None, f"{note}; slots need Linux 6.2"
+        try:
+            program = load_slot_filter()
+        except BpfError as error:
+            return None, f"{note}; slots need a filter, and bpf says: {error.strerror}"
+        return program, (
+            f"each packet comes at once, in a slot (TPACKET_V2); one of more than {SLOT_FRAME_BYTES} octets"
+            " costs a system call"
+        )
+
+    def _open_sockets(self, program):
         """Open every socket, inside the namespace; returns their descriptors."""
         with contextlib.ExitStack() as stack:
-            rings = [stack.enter_context(self._socket()) for _ in range(self.queues)]
-            plain = [stack.enter_context(self._socket()) for _ in range(self.queues)]
-            for sock in rings:
-                self._make_rings(sock)
+            receivers = [stack.enter_context(self._socket()) for _ in range(self.queues)]
+            senders = [stack.enter_context(self._socket()) for _ in range(self.queues)]
+            for sock in receivers:
+                self._make_receive_ring(sock, program)
             if self.config.promiscuous:
                 mreq = struct.pack("iHH8x", self.link.index, PACKET_MR_PROMISC, 0)
-                self._set(rings[0], PacketOption.PACKET_ADD_MEMBERSHIP, mreq)
-            for sock in plain:
+                self._set(receivers[0], PacketOption.PACKET_ADD_MEMBERSHIP, mreq)
+            for sock in senders:
+                self._make_transmit_ring(sock)
                 self._bind(sock, 0)
-            self._bind_rings(rings)
-            return [sock.detach() for sock in (*rings, *plain)]
+            self._bind_receivers(receivers, program)
+            return [sock.detach() for sock in (*receivers, *senders)]
 
     def _socket(self):
         """A socket that can send, and receives nothing yet."""
@@ -80,46 +113,53 @@ class AfPacketPort(InterfaceDriver):
             self._set(sock, PacketOption.PACKET_VNET_HDR, 1)
             if not self.config.qdisc:
                 self._set(sock, PacketOption.PACKET_QDISC_BYPASS, 1)
-            self._call(
-                "SO_SNDBUFFORCE", sock.setsockopt, socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER_BYTES
-            )
+            self._set_socket(sock, SocketOption.SO_SNDBUFFORCE, SEND_BUFFER_BYTES)
         except PortError:
             sock.close()
             raise
         return sock
 
-    def _make_rings(self, sock):
-        self._set(sock, PacketOption.PACKET_VERSION, TPACKET_V3)
+    def _make_receive_ring(self, sock, program):
         self._set(sock, PacketOption.PACKET_IGNORE_OUTGOING, 1)
-        # struct tpacket_req3: block size and number, frame size and number, timeout, private area, features.
-        # In a receive ring the frame size only has to divide the block; in a transmit ring it is a slot's.
-        blocks = (BLOCK_BYTES, BLOCKS, SLOT_BYTES, BLOCKS * (BLOCK_BYTES // SLOT_BYTES))
-        self._set(sock, PacketOption.PACKET_RX_RING, struct.pack("7I", *blocks, RETIRE_MS, 0, 0))
-        slots = (BLOCK_BYTES, SLOTS * SLOT_BYTES // BLOCK_BYTES, SLOT_BYTES, SLOTS)
-        self._set(sock, PacketOption.PACKET_TX_RING, struct.pack("7I", *slots, 0, 0, 0))
+        if program is not None:
+            self._set(sock, PacketOption.PACKET_VERSION, TPACKET_V2)
+            self._set(sock, PacketOption.PACKET_COPY_THRESH, 1)
+            self._set_socket(sock, SocketOption.SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+            self._set(sock, PacketOption.PACKET_RX_RING, struct.pack("4I", *_frames(RX_SLOTS)))
+            return
+        self._set(sock, PacketOption.PACKET_VERSION, TPACKET_V3)
+        # The frame size is of no consequence here: it has to divide the block.
+        frames = _frames(BLOCKS * BLOCK_BYTES // SLOT_BYTES)
+        self._set(sock, PacketOption.PACKET_RX_RING, struct.pack("7I", *frames, RETIRE_MS, 0, 0))
 
-    def _bind_rings(self, rings):
+    def _make_transmit_ring(self, sock):
+        self._set(sock, PacketOption.PACKET_VERSION, TPACKET_V3)
+        self._set(sock, PacketOption.PACKET_TX_RING, struct.pack("7I", *_frames(TX_SLOTS), 0, 0, 0))
+
+    def _bind_receivers(self, receivers, program):
         """Let packets in, each to one queue.
 
         A socket that is bound but not yet one of several would get them all: until then a filter keeps
         them out.
         """
-        instruction = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RET, 0, 0, 0))
-        program = struct.pack("HP", 1, ctypes.addressof(instruction))  # struct sock_fprog
-        for sock in rings:
-            self._call("SO_ATTACH_FILTER", sock.setsockopt, socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        nothing = NothingFilter()
+        for sock in receivers:
+            self._set_socket(sock, SocketOption.SO_ATTACH_FILTER, nothing.program)
             self._bind(sock, ETH_P_ALL)
-        if len(rings) > 1:
-            self._join(rings)
-        for sock in rings:
-            self._call("SO_DETACH_FILTER", sock.setsockopt, socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        if len(receivers) > 1:
+            self._join(receivers)
+        for sock in receivers:
+            if program is None:
+                self._set_socket(sock, SocketOption.SO_DETACH_FILTER, 0)
+            else:
+                self._set_socket(sock, SocketOption.SO_ATTACH_BPF, program)
 
-    def _join(self, rings):
+    def _join(self, receivers):
         """Have each flow's packets go to one of the sockets."""
         how = PACKET_FANOUT_HASH | PACKET_FANOUT_FLAG_IGNORE_OUTGOING
-        self._set(rings[0], PacketOption.PACKET_FANOUT, (how | PACKET_FANOUT_FLAG_UNIQUEID) << 16)
-        group = rings[0].getsockopt(SOL_PACKET, PacketOption.PACKET_FANOUT) & 0xFFFF
-        for sock in rings[1:]:
+        self._set(receivers[0], PacketOption.PACKET_FANOUT, (how | PACKET_FANOUT_FLAG_UNIQUEID) << 16)
+        group = receivers[0].getsockopt(SOL_PACKET, PacketOption.PACKET_FANOUT) & 0xFFFF
+        for sock in receivers[1:]:
             self._set(sock, PacketOption.PACKET_FANOUT, how << 16 | group)
 
     def _bind(self, sock, protocol):
@@ -127,6 +167,9 @@ class AfPacketPort(InterfaceDriver):
 
     def _set(self, sock, option, value):
         self._call(option.name, sock.setsockopt, SOL_PACKET, option, value)
+
+    def _set_socket(self, sock, option, value):
+        self._call(option.name, sock.setsockopt, socket.SOL_SOCKET, option, value)
 
     def _call(self, name, call, *args):
         """Make a call, or say which one was refused."""
@@ -139,9 +182,7 @@ class AfPacketPort(InterfaceDriver):
     def _state_capabilities(self):
         got = Capabilities(queues=self.layout["queues"])
         self.capabilities = got
-        got.notes.append(
-            f"packets come in blocks, each when it is full or after {RETIRE_MS} ms: so much later a lone one"
-        )
+        got.notes.append(self.layout["ring_note"])
         if not self.config.offload:
             got.notes.append(
                 "offloads are off: the configuration says offload = false; what the other side sends merged"
@@ -149,11 +190,16 @@ class AfPacketPort(InterfaceDriver):
             )
             return
         got.tx_csum = got.tso4 = got.tso6 = got.ecn = got.gro = True
-        got.uso = _takes_uso()
+        got.uso = _knows_uso()
         if not got.uso:
             got.notes.append("no USO: this kernel is older than Linux 6.2; large UDP is cut in software")
 
 
+def _frames(count):
+    """Block size and number, frame size and number: struct tpacket_req, or the front of tpacket_req3."""
+    return BLOCK_BYTES, count * SLOT_BYTES // BLOCK_BYTES, SLOT_BYTES, count
+
+
 @functools.cache
-def _takes_uso():
+def _knows_uso():
     return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= USO_LINUX

@@ -4,9 +4,9 @@ Source: Documentation/networking/packet_mmap.rst, net/packet/af_packet.c (tpacke
 In/out: a batch, as in drivers/tap/queue.py.
 Not:    receiving (receive.py).
 
-Small frames go into slots, and one `send` has the kernel take them all. A frame that no slot holds, a large
-one to be segmented mostly, goes out by `writev` on a second socket once all in front of it are sent: a socket
-with a transmit ring takes frames from nowhere else.
+Small frames go into slots, and one `send` has the kernel take them all. A frame that no slot holds goes out
+by `writev` once all in front of it are sent. It does so on the socket that receives: one with a transmit ring
+takes frames from nowhere else.
 """
 
 import numpy as np
@@ -77,11 +77,11 @@ def packet_tx(io, port, headers, meta, order, count, counters, drops):
             filled = _fill(queue, headers, meta, order, k, count)
             alone = False
             if filled > 0:
-                done, reason, alone = _flush(io.fds[port], queue, filled)
+                done, reason, alone = _flush(queue, filled)
             elif _in_slot(queue, meta[np.int64(order[k])]):
                 done, reason = np.int64(0), np.int64(Drop.TX_FULL)
             else:
-                done, reason = _send_plain(io, queue, headers, meta, np.int64(order[k]))
+                done, reason = _send_plain(io, port, headers, meta, np.int64(order[k]))
                 alone = reason == Drop.TX_ERROR
             for j in range(k, k + done):
                 octets += np.uint64(meta[np.int64(order[j])]["frame_len"])
@@ -176,14 +176,14 @@ def _copy_frame(headers, meta, i, row, target):
 
 
 @helper
-def _flush(fd, queue, filled):
+def _flush(queue, filled):
     """Have the kernel take the last `filled` slots; returns (how many it took, why not more, `alone`).
 
     Slots that it did not take are emptied. With `alone` the reason is about the first of these only.
     """
     end = np.uint64(queue["tx_head"])
     begin = end - np.uint64(filled)
-    error = _send(fd)
+    error = _send(queue["tx_fd"])
     if not load_acquire_u32(_slot(queue, end - _1) + np.uint64(PACKET_STATUS)) & _UNSENT:
         return filled, np.int64(Drop.NONE), False
     done = np.int64(0)
@@ -213,7 +213,7 @@ def _send(fd):
 
 
 @helper
-def _send_plain(io, queue, headers, meta, i):
+def _send_plain(io, port, headers, meta, i):
     """Send packet `i` by `writev`; returns (1, NONE), or (0, why not)."""
     m = meta[i]
     row = address_of(headers) + np.uint64(i * headers.shape[1])
@@ -231,7 +231,7 @@ def _send_plain(io, queue, headers, meta, i):
         io.iov[3] = np.uint64(m["payload_len"])
     store_u64(first, row + begin)
     store_u64(first + _8, np.uint64(m["header_end"]) - begin)
-    while writev(queue["plain_fd"], first, parts) < 0:
+    while writev(io.fds[port], first, parts) < 0:
         error = np.int64(errno())
         if error != EINTR:
             return np.int64(0), _drop_reason(error)

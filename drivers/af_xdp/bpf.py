@@ -14,6 +14,8 @@ import ctypes
 import os
 import struct
 
+from drivers.bpf import attributes, bpf
+
 BPF_MAP_CREATE, BPF_MAP_UPDATE_ELEM, BPF_PROG_LOAD, BPF_LINK_CREATE = 0, 2, 5, 28  # enum bpf_cmd
 BPF_MAP_TYPE_XSKMAP = 17
 BPF_PROG_TYPE_XDP = 6
@@ -24,29 +26,12 @@ BPF_FUNC_REDIRECT_MAP = 51
 XDP_DROP, XDP_PASS = 1, 2  # enum xdp_action
 XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 1 << 1, 1 << 2  # linux/if_link.h
 
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
-_ATTR_BYTES = 128  # of union bpf_attr; what is behind the fields used is zero
 _LOG_BYTES = 64 << 10
 _RX_QUEUE_INDEX_OFFSET = 16  # octets, struct xdp_md
 
-_syscall = ctypes.CDLL(None, use_errno=True).syscall
-_syscall.restype = ctypes.c_long
 
-
-class BpfError(OSError):
-    """bpf(2) refused; `log` is what the verifier says."""
-
-    def __init__(self, errno_, log=""):
-        super().__init__(errno_, os.strerror(errno_) + (f"; verifier: {log}" if log else ""))
-        self.log = log
-
-
-def _bpf(command, layout, *values, log=None):
-    attr = ctypes.create_string_buffer(struct.pack(layout, *values), _ATTR_BYTES)
-    result = _syscall(_SYS_BPF, command, attr, _ATTR_BYTES)
-    if result < 0:
-        raise BpfError(ctypes.get_errno(), log.value.decode(errors="replace").strip() if log else "")
-    return result
+def _bpf(command, *fields, log=None):
+    return bpf(command, attributes(*fields), log)
 
 
 def make_map(entries):

@@ -23,6 +23,7 @@ from drivers.af_xdp.socket import (
     open_socket,
     ring_offsets,
 )
+from drivers.bpf import BpfError
 from drivers.interface import InterfaceDriver
 from drivers.netns import run_in_netns
 from drivers.port import Capabilities, Kind, PortError
@@ -108,7 +109,7 @@ class AfXdpPort(InterfaceDriver):
             # packets of a queue without a socket are the kernel's; while sockets are made anew, nobody's
             otherwise = bpf.XDP_DROP if covered else bpf.XDP_PASS
             program = bpf.load_program(self._held[1], otherwise, self.layout["pieces"])
-        except bpf.BpfError as error:
+        except BpfError as error:
             hint = "; an af_xdp port needs CAP_BPF and CAP_NET_ADMIN (run as root)"
             text = error.strerror + (hint if error.errno == errno.EPERM else "")
             raise PortError(self.name, "bpf", error.errno, text) from None
@@ -145,7 +146,7 @@ class AfXdpPort(InterfaceDriver):
     def _attach(self, program, flags):
         try:
             return bpf.attach(program, self.link.index, flags)
-        except bpf.BpfError as error:
+        except BpfError as error:
             if error.errno == errno.ENOSPC and self.link.type == "veth":
                 text = "the veth has fewer receive queues than its peer has transmit queues"
                 raise OSError(error.errno, text) from None

@@ -16,6 +16,7 @@ UP_TIMEOUT_S = 10.0
 def port_config(netns, ifname, **keys):
     """What the driver reads of a port's configuration."""
     plain = {"mtu": None, "offload": True, "promiscuous": False, "accept_default_route": None, "qdisc": False}
+    plain["blocks"] = False
     return SimpleNamespace(name="p", netns=netns, ifname=ifname, **(plain | keys))
 
 
@@ -23,6 +24,7 @@ class Veth:
     """A port over one end of a veth pair, `dpu0` in namespace `netns`; `eth0` in `far` is the other.
 
     wire  a packet socket on the other end
+    keys  of the port's configuration, besides those of `open`
     """
 
     def __init__(self, netns, run_in, mtu):
@@ -36,6 +38,7 @@ class Veth:
         self.wire = open_wire(self.far, "eth0")
         # Linux opens an interface's queueing discipline in the background, after it is up.
         self.wire.setsockopt(SOL_PACKET, PacketOption.PACKET_QDISC_BYPASS, 1)
+        self.keys = {}
         self.port = None
         self.plane = None
 
@@ -53,7 +56,7 @@ class Veth:
 
     def open(self, queues=1, **keys):
         """Open the port and map its rings; returns the first worker."""
-        self.port = AfPacketPort(port_config(self.netns, "dpu0", **keys), queues)
+        self.port = AfPacketPort(port_config(self.netns, "dpu0", **self.keys | keys), queues)
         self.port.open()
         self.plane = Plane(self.port)
         return self.plane.worker(0, queues)

@@ -13,6 +13,7 @@ from drivers.af_packet.transmit import packet_tx
 from drivers.af_xdp.layout import AF_XDP_LAYOUT
 from drivers.io import make_io
 from drivers.port import PORT_COUNTER_COUNT
+from drivers.tap.queue import ARENA_BYTES
 from drivers.vhost_user.layout import VHOST_LAYOUT
 from kernels.drops import DROP_REASON_COUNT, Drop
 from kernels.jit import kernel
@@ -60,7 +61,9 @@ class Worker:
         self.meta = np.full(BATCH_SIZE * META_DTYPE.itemsize, FILL, np.uint8).view(META_DTYPE)
         self.drops = np.zeros(DROP_REASON_COUNT, np.uint64)
         batch = SimpleNamespace(
-            arena=np.zeros(16, np.uint8), iov=np.zeros(4, np.uint64), copies=np.ones(BATCH_SIZE, np.uint16)
+            arena=np.zeros(ARENA_BYTES, np.uint8),
+            iov=np.zeros(4, np.uint64),
+            copies=np.ones(BATCH_SIZE, np.uint16),
         )
         self.io = make_io(number, workers, shared, batch)
         self.io.queue[IN_PORT] = number % len(fds)

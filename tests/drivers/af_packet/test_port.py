@@ -7,7 +7,9 @@ import socket
 import pytest
 
 from drivers.af_packet import port as packet_port
+from drivers.af_packet.if_packet import TPACKET_V3
 from drivers.af_packet.port import AfPacketPort
+from drivers.bpf import BpfError
 from drivers.link import need_link
 from drivers.netns import run_in_netns
 from drivers.port import PortError
@@ -26,17 +28,40 @@ def test_a_port_says_what_it_got(veth):
     got = pair.port.capabilities
     assert (got.tx_csum, got.tso4, got.tso6, got.ecn, got.gro) == (True,) * 5
     assert (got.queues, got.copy) == (1, "copy")
-    assert "packets come in blocks, each when it is full or after 1 ms" in got.notes[0]
+    assert got.notes[0].startswith(
+        "each packet comes at once, in a slot (TPACKET_V2); one of more than 1972 "
+    )
+
+
+def test_blocks_are_had_by_asking(veth):
+    pair = veth()
+    pair.open(blocks=True)
+    note = pair.port.capabilities.notes[0]
+    assert note.startswith("packets come in blocks (TPACKET_V3), some milliseconds late")
+    assert "slots need" not in note
+
+
+def test_blocks_are_had_where_the_filter_is_refused(veth, monkeypatch):
+    def refuse(*_args):
+        raise BpfError(errno.EPERM)
+
+    monkeypatch.setattr(packet_port, "load_slot_filter", refuse)
+    pair = veth()
+    worker = pair.open()
+    assert int(worker.row["rx_version"]) == TPACKET_V3
+    note = pair.port.capabilities.notes[0]
+    assert note.endswith("; slots need a filter, and bpf says: Operation not permitted")
 
 
 @pytest.mark.parametrize(("release", "uso"), [("6.1.0-31-amd64", False), ("6.2.0", True), ("10.0-rc1", True)])
 def test_uso_needs_a_kernel_that_has_it(veth, monkeypatch, release, uso):
-    packet_port._takes_uso.cache_clear()
+    packet_port._knows_uso.cache_clear()
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "h", release, "v", "x86_64")))
     pair = veth()
     pair.open()
-    packet_port._takes_uso.cache_clear()
+    packet_port._knows_uso.cache_clear()
     assert pair.port.capabilities.uso is uso
+    assert ("slots need Linux 6.2" in pair.port.capabilities.notes[0]) is not uso
     assert any("no USO: this kernel is older" in note for note in pair.port.capabilities.notes) is not uso
 
 

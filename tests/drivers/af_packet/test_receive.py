@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from drivers.af_packet.if_packet import SOL_PACKET, PacketOption
+from drivers.af_packet.if_packet import SOL_PACKET, TPACKET_V2, PacketOption
 from drivers.port import PortCounter
 from kernels.layout import BATCH_SIZE, HEADER_BYTES, HEADROOM_BYTES
 from tests.drivers.af_packet.frames import frame, gso_frame, tagged
@@ -16,6 +16,18 @@ pytestmark = [pytest.mark.root, pytest.mark.compiled]
 
 RX = (PortCounter.RX_PACKETS, PortCounter.RX_BYTES, PortCounter.RX_DROPPED)
 NO_VNET = bytes(12)
+
+
+@pytest.fixture(params=[True, False], ids=["blocks", "slots"])
+def veth(veth, request):
+    """The fixture, whose ports have a receive ring of either form."""
+
+    def make(**keys):
+        pair = veth(**keys)
+        pair.keys["blocks"] = request.param
+        return pair
+
+    return make
 
 
 @pytest.mark.parametrize("size", [14, 15, 60, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 1, 1514])
@@ -46,41 +58,43 @@ def test_frames_come_in_their_order_and_bursts_end_with_the_batch(veth):
 
 
 def test_the_ring_goes_round(veth):
-    """Three times its blocks, each handed over by its time or full, and given back after the burst."""
+    """Three times its blocks or slots, given back after the burst; small frames among large ones."""
     pair = veth(mtu=9000)
     worker = pair.open()
-    blocks = int(worker.row["rx_blocks"])
-    per_block = int(worker.row["rx_block_bytes"]) // 9000
-    number = 0
-    while int(worker.row["rx_given"]) <= 3 * blocks:
-        sent = [frame(9000, number + i) for i in range(per_block)]
+    units = int(worker.row["rx_units"])
+    number = octets = 0
+    while int(worker.row["rx_given"]) <= 3 * units:
+        sent = [frame(9000 if number % 10 == 0 or units < 100 else 60, number + i) for i in range(28)]
         for one in sent:
             pair.wire.send(one)
-        assert worker.wait(per_block) == sent
+        assert worker.wait(len(sent)) == sent
         worker.done()
-        number += per_block
-    assert worker.counted(*RX, PortCounter.RX_MISSED) == [number, number * 9000, 0, 0]
+        number += len(sent)
+        octets += sum(map(len, sent))
+    assert worker.counted(*RX, PortCounter.RX_MISSED) == [number, octets, 0, 0]
 
 
 def test_payloads_stay_until_the_burst_is_done(veth):
     """What the ring does not hold is lost in front of it, and counted; what was taken is not overwritten."""
     pair = veth(mtu=9000)
     worker = pair.open()
-    kept = frame(9000)
+    slots = worker.row["rx_version"] == TPACKET_V2
+    size = 60 if slots else 9000
+    kept = frame(size)
     pair.wire.send(kept)
     end = time.monotonic() + 5
     while worker.receive()[0] == 0 and time.monotonic() < end:
         pass
-    room = int(worker.row["rx_blocks"]) * int(worker.row["rx_block_bytes"])
-    total = room // 9000 + 100
+    total = int(worker.row["rx_units"]) * (1 if slots else int(worker.row["rx_unit_bytes"]) // size) + 100
+    other = frame(size, 1)
     for _ in range(total):
-        pair.wire.send(frame(9000, 1))
+        pair.wire.send(other)
     assert worker.frame(0) == kept
     worker.done()
     received = 1
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline and received + worker.counted(PortCounter.RX_MISSED)[0] < total + 1:
-        pair.wire.send(frame(60))  # the next block says that packets were lost
+        pair.wire.send(frame(60))  # the next block or slot says that packets were lost
         total += 1
         received += len(worker.wait())
         worker.done()
@@ -135,8 +149,8 @@ def test_an_owed_checksum_is_marked(veth):
 def test_a_successor_goes_on_where_a_dead_process_stopped(veth):
     pair = veth(mtu=9000)
     worker = pair.open()
-    blocks = int(worker.row["rx_blocks"])
-    sent = [frame(9000, number) for number in range(3 * blocks)]
+    shift = 0 if worker.row["rx_version"] == TPACKET_V2 else 32
+    sent = [frame(60 if number % 5 == 0 else 9000, number) for number in range(200)]
     got = []
     for begin in range(0, len(sent), 100):
         for one in sent[begin : begin + 100]:
@@ -145,7 +159,7 @@ def test_a_successor_goes_on_where_a_dead_process_stopped(veth):
         pair.plane.close()
         pair.plane = Plane(pair.port, pair.plane.shared)
         worker = pair.plane.worker()
-        assert int(worker.row["rx_given"]) == int(worker.row["rx_cursor"]) >> 32
+        assert int(worker.row["rx_given"]) == int(worker.row["rx_cursor"]) >> shift
     got += worker.wait(len(sent) - len(got))
     assert got == sent
 

@@ -22,9 +22,10 @@ from drivers.af_packet.if_packet import (
     TP_STATUS_USER,
     TP_STATUS_VLAN_TPID_VALID,
     TP_STATUS_VLAN_VALID,
+    TPACKET_V3,
     VNET_BYTES,
 )
-from drivers.af_packet.mapping import give_finished, withdraw_unsent
+from drivers.af_packet.recovery import give_finished_blocks, withdraw_unsent
 from drivers.port import PortCounter
 from kernels.drops import Drop
 from kernels.jit import PYTHON_MODE
@@ -38,7 +39,7 @@ BLOCKS = 4
 BLOCK_BYTES = 128 << 10
 SLOTS = 8
 SLOT_BYTES = 2048
-MAC = 92  # where the kernel puts an Ethernet frame behind a virtio-net header
+MAC = 92  # in a block, where the kernel puts an Ethernet frame behind a virtio-net header
 RX = (PortCounter.RX_PACKETS, PortCounter.RX_BYTES, PortCounter.RX_DROPPED)
 TX = (PortCounter.TX_PACKETS, PortCounter.TX_BYTES, PortCounter.TX_DROPPED)
 
@@ -60,9 +61,9 @@ class Rings:
         shared = shared_rows()
         row = shared.packet_queues[IN_PORT, 0]
         row["rx_addr"], row["tx_addr"] = self.blocks.ctypes.data, self.slots.ctypes.data
-        row["rx_blocks"], row["rx_block_bytes"] = BLOCKS, BLOCK_BYTES
+        row["rx_version"], row["rx_units"], row["rx_unit_bytes"] = TPACKET_V3, BLOCKS, BLOCK_BYTES
         row["tx_slots"], row["tx_slot_bytes"] = SLOTS, SLOT_BYTES
-        row["rx_cursor"], row["rx_given"], row["plain_fd"] = 1 << 32, 1, -1
+        row["rx_cursor"], row["rx_given"], row["tx_fd"] = 1 << 32, 1, -1
         self.worker = Worker(shared, [-1])
 
     def block(self, packets, status=0):
@@ -284,7 +285,7 @@ def test_blocks_that_a_dead_process_was_done_with_are_given_back(rings, given_ag
         rings.blocks[0, BLOCK_STATUS] = TP_STATUS_KERNEL
         rings.sequence = 5
         rings.block([{"data": frame(61)}])
-    give_finished(rings.worker.row)
+    give_finished_blocks(rings.worker.row)
     assert [rings.status(n) for n in (1, 2, 3)] == [int(given_again), TP_STATUS_KERNEL, TP_STATUS_KERNEL]
     assert int(rings.worker.row["rx_given"]) == 4
 

@@ -215,7 +215,7 @@ def test_a_successor_takes_back_what_a_dead_process_did_not_send(veth, noted):
     worker = pair.open()
     worker.transmit(Batch([frame(60)] * 3))
     head = int(worker.row["tx_head"])
-    worker.io.fds[:] = -1
+    worker.row["tx_fd"] = -1
     worker.transmit(Batch([frame(70 + i) for i in range(4)]))
     assert int(worker.row["tx_head"]) == head
     for i in range(4):  # as they were before it looked at the outcome

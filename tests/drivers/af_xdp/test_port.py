@@ -13,6 +13,7 @@ from drivers.af_xdp.mapping import XdpRings
 from drivers.af_xdp.port import AfXdpPort
 from drivers.af_xdp.socket import XDP_COPY, bind, open_socket
 from drivers.af_xdp.umem import Umem
+from drivers.bpf import BpfError
 from drivers.libc import EAGAIN, ENODEV
 from drivers.link import find_link
 from drivers.netns import run_in_netns
@@ -296,7 +297,7 @@ def test_frames_run_out(veth, port):
 
 def test_the_verifier_is_quoted(monkeypatch):
     monkeypatch.setattr(bpf, "_program", lambda *_: bytes.fromhex("9500000000000000"))
-    with pytest.raises(bpf.BpfError, match="R0 !read_ok"):
+    with pytest.raises(BpfError, match="R0 !read_ok"):
         bpf.load_program(0, bpf.XDP_PASS, False)
 
 
