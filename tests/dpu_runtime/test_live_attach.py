@@ -52,7 +52,9 @@ def test_attach_by_namespace_path(dpu, namespaces):
     refused = dpu.cli("attach", "--netns", netns)
     assert refused.stderr == f"dpu: eth0 in netns '{netns}' is attached already, as port mine\n"
     assert dpu.cli("detach", "--netns", f"/run/netns/{netns}").stdout == "mine\n"
-    assert dpu.cli("attach", "--netns", netns).stdout.startswith(f"{netns[:21]}-")
+    again = dpu.cli("attach", "--netns", netns).stdout
+    assert again.startswith(f"{netns[:21]}-")
+    assert dpu.cli("detach", "--netns", netns).stdout == again
 
 
 @pytest.mark.parametrize(
