@@ -74,9 +74,10 @@ def test_a_container_that_goes_while_the_daemon_is_away(plugin, socket_dir, monk
     assert plugin.ask("DeleteNetwork", NetworkID=NETWORK) == {}
     assert plugin.state()["detach"] == {OWNER: f"{socket_dir}/dpu.sock"}
     plugin.restart()
-    with in_thread(socket_dir, device=device):
-        device.ports.clear()
+    device.ports.clear()
+    with in_thread(socket_dir, device=device):  # which makes the port again that it kept
         assert wait_until(lambda: plugin.state()["detach"] == {})
+        assert device.ports == {}
 
 
 def test_a_port_that_must_go_does_before_its_endpoint_joins_again(plugin, socket_dir, monkeypatch):
