@@ -13,7 +13,7 @@ help: ## this list
 setup: ## make .venv with the locked packages; as root, install what Debian lacks
 	@scripts/setup
 
-demo: setup ## two containers through the DPU, in under a minute (root)
+demo: setup ## two containers through the DPU; the first run compiles (root)
 	@.venv/bin/python -m examples.demo
 
 test: setup ## the whole suite in the three modes; as root, nothing is skipped

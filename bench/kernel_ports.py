@@ -13,7 +13,6 @@ Checks:  what arrives has the octets and the order it was sent with, and the cou
 
 import contextlib
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -69,11 +68,6 @@ class Sample:
     stolen_percent: float
 
 
-def missing_packages():
-    """Debian packages whose program is not there, sorted."""
-    return sorted(package for program, package in PACKAGES.items() if shutil.which(program) is None)
-
-
 def check(name, count, octets):
     """Fail unless what arrived is what was sent."""
     assert count.frames > 0, f"{name}: no packet of {octets} octets arrived"
@@ -105,7 +99,7 @@ def run(size, repeats=results.REPEATS, quick=False, peers_only=False, priority=F
     quick     shorter and less often
     priority  before all others on both CPUs, where the machine is shared
     """
-    if missing := missing_packages():
+    if missing := results.missing_packages(PACKAGES):
         raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
     seconds, repeats = (QUICK_MS / 1e3, QUICK_REPEATS) if quick else (size / 1e3, repeats)
     made, stolen = [], []

@@ -10,7 +10,6 @@ Checks:  no echo request is lost.
 """
 
 import contextlib
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -38,11 +37,6 @@ class Contender:
 
     name: str
     switch: Any
-
-
-def missing_packages():
-    """Debian packages whose program is not there, sorted."""
-    return sorted(package for program, package in PACKAGES.items() if shutil.which(program) is None)
 
 
 def _contenders(stack, peers_only):
@@ -79,7 +73,7 @@ def _at_work(one, measure):
 
 def run(size, repeats=results.REPEATS, requests=REQUESTS, quick=False, peers_only=False):
     """Measure TCP for `size` seconds each time, and round trips; quick: shorter and less often."""
-    if missing := missing_packages():
+    if missing := results.missing_packages(PACKAGES):
         raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
     if quick:
         size, repeats = QUICK_SECONDS, QUICK_REPEATS

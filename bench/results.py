@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 from dataclasses import asdict, dataclass
@@ -35,6 +36,11 @@ class Result:
     low: float
     high: float
     checksum_of_output: int = 0
+
+
+def missing_packages(packages):
+    """Debian packages of {program: package} whose program is not there, sorted."""
+    return sorted(package for program, package in packages.items() if shutil.which(program) is None)
 
 
 def result(name, unit, values, checksum_of_output=0):

@@ -24,7 +24,7 @@ from bench.peers import testpmd, vhost_dpu
 from bench.peers.host_pair import HostPair, built
 from bench.peers.hosts import stop_on_signals
 from bench.peers.hugepages import hugepages
-from bench.vhost_user import missing_packages
+from bench.vhost_user import PACKAGES
 
 CLIENT_CPU, SWITCH_CPU = 0, 1
 FRAME_OCTETS = 64  # without FCS
@@ -105,7 +105,7 @@ def first_after(dpu, since):
 
 def run(size, rounds=5, rate=RATE, pause=PAUSE_MS):
     """Kill the daemon `size` times under libdpu, then `rounds` times under testpmd."""
-    if rounds and (missing := missing_packages()):
+    if rounds and (missing := results.missing_packages(PACKAGES)):
         raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
     with built() as program, daemon() as dpu:
         taken, total = libdpu_rounds(program, dpu, size, rate, pause)

@@ -29,7 +29,7 @@ from bench.peers.host_pair import HostPair, Line, built
 from bench.peers.hosts import stop_on_signals
 from bench.peers.hugepages import hugepages
 from bench.peers.ovs import JOINED, LOOPED, SWITCHED
-from bench.vhost_user import missing_packages
+from bench.vhost_user import PACKAGES
 
 PROGRAM_CPU, SWITCH_CPU = 0, 1
 HEADER_OCTETS = 14 + 20 + 20  # Ethernet, IPv4, TCP
@@ -97,7 +97,7 @@ def measure(program, one, seconds, priority=False):
 
 def run(size, repeats=results.REPEATS, rules=RULES, priority=False):
     """Measure all of it, `size` ms each time; `priority`: before all others on both CPUs."""
-    if missing := missing_packages():
+    if missing := results.missing_packages(PACKAGES):
         raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
     made, stolen = [], []
     with hugepages(HUGEPAGES_MB), built() as program:

@@ -11,7 +11,6 @@ Not:    64 KB TSO: testpmd makes no TCP; that is vhost_tso.py.
 """
 
 import contextlib
-import shutil
 import sys
 import tempfile
 import time
@@ -58,11 +57,6 @@ class Sample:
     stolen_percent: float
 
 
-def missing_packages():
-    """Debian packages whose program is not there, sorted."""
-    return sorted(package for program, package in PACKAGES.items() if shutil.which(program) is None)
-
-
 def measure(contender, octets, seconds):
     """One Sample of frames of `octets`."""
     client, switch = contender.client, contender.switch
@@ -93,7 +87,7 @@ def run(size, repeats=results.REPEATS, rules=RULES, quick=False, peers_only=Fals
     quick     shorter and less often
     priority  before all others on both CPUs, where the machine is shared
     """
-    if missing := missing_packages():
+    if missing := results.missing_packages(PACKAGES):
         raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
     seconds, repeats = (QUICK_MS / 1e3, QUICK_REPEATS) if quick else (size / 1e3, repeats)
     made, stolen = [], []

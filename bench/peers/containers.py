@@ -1,20 +1,18 @@
 """The DPU: a daemon with default settings and two containers, each a host with a TAP port."""
 
 import contextlib
-import json
 import os
 import signal
 import tempfile
 import time
 from pathlib import Path
 
+from bench.peers.dpu import settled_stats
 from bench.peers.hosts import CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Host
 from dpu_runtime.client import Client
 from examples.dpu_daemon import DpuDaemon
 
 INTERFACE = "eth0"
-SETTLE_TRIES = 50  # readings of the counters until packets under way have arrived
-SETTLE_SECONDS = 0.02  # between them
 
 _HEAD = """
 [runtime]
@@ -114,17 +112,7 @@ class Containers:
 
     def stats(self):
         """Return the counters at rest; AssertionError when they do not add up."""
-        for _ in range(SETTLE_TRIES):
-            stats = self.call("stats")
-            b = stats["balance"]
-            missing = (
-                b["received"] + b["copies"] + b["segments"] - b["transmitted"] - b["dropped"] - b["merged"]
-            )
-            if not missing:
-                break
-            time.sleep(SETTLE_SECONDS)
-        assert missing == 0, f"{missing} packets are not accounted for: {json.dumps(b)}"
-        return stats
+        return settled_stats(self.call)
 
     def kill_control(self):
         """Kill the control process; the data plane goes on."""

@@ -26,6 +26,19 @@ standby = {standby}
 """
 
 
+def settled_stats(call):
+    """Return `call("stats")` once all packets are accounted for; AssertionError when they never are."""
+    for _ in range(SETTLE_TRIES):
+        stats = call("stats")
+        b = stats["balance"]
+        missing = b["received"] + b["copies"] + b["segments"] - b["transmitted"] - b["dropped"] - b["merged"]
+        if not missing:
+            break
+        time.sleep(SETTLE_SECONDS)
+    assert missing == 0, f"{missing} packets are not accounted for: {json.dumps(b)}"
+    return stats
+
+
 class Dpu:
     """A daemon whose worker is on `cpu`, with its files in `folder`.
 
@@ -73,17 +86,7 @@ class Dpu:
 
     def stats(self):
         """Return the counters at rest; AssertionError when they do not add up."""
-        for _ in range(SETTLE_TRIES):
-            stats = self.call("stats")
-            b = stats["balance"]
-            missing = (
-                b["received"] + b["copies"] + b["segments"] - b["transmitted"] - b["dropped"] - b["merged"]
-            )
-            if not missing:
-                break
-            time.sleep(SETTLE_SECONDS)
-        assert missing == 0, f"{missing} packets are not accounted for: {json.dumps(b)}"
-        return stats
+        return settled_stats(self.call)
 
     def table_rows(self):
         """Rows in use of the tables in shared memory, {table: number}."""

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import kernel_ports, kernel_ports_tcp
+from bench import kernel_ports, kernel_ports_tcp, results
 from bench.kernel_ports import Contender
 from bench.peers.wires import Wires
 from bench.peers.wires_dpu import WiresDpu
@@ -48,7 +48,7 @@ def test_what_is_not_as_it_was_sent_is_caught(fields, text):
 
 @pytest.mark.parametrize("script", [kernel_ports, kernel_ports_tcp])
 def test_missing_packages_are_named(script, monkeypatch):
-    monkeypatch.setattr(script.shutil, "which", lambda _: None)
+    monkeypatch.setattr(results.shutil, "which", lambda _: None)
     with pytest.raises(RuntimeError, match=r"apt-get install .*ethtool .*openvswitch-switch-dpdk"):
         script.run(1)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import vhost_user
+from bench import results, vhost_user
 from bench.peers import ovs_dpdk, testpmd
 from bench.peers.hugepages import PAGE_MB, _read, hugepages
 from bench.peers.ovs import JOINED, LOOPED, SWITCHED
@@ -32,8 +32,8 @@ def test_lost_is_a_part_of_what_was_sent():
 
 
 def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr(vhost_user.shutil, "which", lambda _: None)
-    assert vhost_user.missing_packages() == ["dpdk-dev", "openvswitch-switch-dpdk"]
+    monkeypatch.setattr(results.shutil, "which", lambda _: None)
+    assert results.missing_packages(vhost_user.PACKAGES) == ["dpdk-dev", "openvswitch-switch-dpdk"]
     with pytest.raises(RuntimeError, match="apt-get install dpdk-dev openvswitch-switch-dpdk"):
         vhost_user.run(1)
 
