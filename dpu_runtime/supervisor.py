@@ -140,6 +140,11 @@ class Process:
             self.pidfd = -1
 
 
+def _log_failure(text, error):
+    """Log why a process could not be had; what nobody foresaw with its trace."""
+    log.error("%s: %s", text, error, exc_info=None if isinstance(error, DataPlaneError) else error)
+
+
 class Supervisor:
     """Keeps one active data plane running.
 
@@ -191,8 +196,8 @@ class Supervisor:
         while not self._stopping:
             try:
                 process = self.standby = await Process.spawn()
-            except DataPlaneError as error:
-                log.warning("no standby data plane: %s", error)
+            except Exception as error:  # no memory, no descriptors: they may be there later
+                _log_failure("no standby data plane", error)
                 await asyncio.sleep(RETRY_S)
                 continue
             await process.exited()
@@ -229,8 +234,8 @@ class Supervisor:
                 replacement = await Process.spawn()
             self.active = replacement
             await self._restore(replacement)
-        except DataPlaneError as error:
-            log.error("no data plane: %s", error)
+        except Exception as error:  # whatever it is, without another attempt nothing would ever run again
+            _log_failure("no data plane", error)
             if replacement is not None:
                 replacement.kill()
                 replacement.close()

@@ -170,6 +170,49 @@ def test_process_that_cannot_be_given_the_ports_is_replaced(plan):
     scenario(work, restore=restore)
 
 
+@pytest.mark.parametrize("standby", [True, False])
+def test_a_bug_while_handing_over_is_logged_and_tried_again(plan, caplog, standby):
+    handed = []
+
+    async def restore(process, times):
+        handed.append(process.pid)
+        if times in (2, 3):
+            raise KeyError("a port nobody knows")
+
+    async def work(supervisor, _restored):
+        os.kill(supervisor.active.pid, signal.SIGKILL)
+        await until(lambda: supervisor.restarts == 1)
+        assert supervisor.active.pid == handed[3]
+        assert (await supervisor.request({"do": "x"}))[0]["pid"] == handed[3]
+        await until(lambda: all(map(gone, handed[:3])))
+        os.kill(handed[3], signal.SIGKILL)  # it is watched as the ones before it
+        await until(lambda: supervisor.restarts == 2)
+
+    scenario(work, standby, restore)
+    failures = [record for record in caplog.records if "a port nobody knows" in record.getMessage()]
+    assert len(failures) == 2
+    assert all(record.exc_info and record.levelname == "ERROR" for record in failures)
+
+
+@pytest.mark.parametrize("standby", [True, False])
+def test_a_system_that_refuses_processes_for_a_while(plan, caplog, standby):
+    async def work(supervisor, _restored):
+        if standby:
+            await until(lambda: supervisor.standby)
+        executable, module.sys.executable = module.sys.executable, "/nowhere/python"
+        if standby:
+            os.kill(supervisor.standby.pid, signal.SIGKILL)
+        os.kill(supervisor.active.pid, signal.SIGKILL)
+        await until(lambda: caplog.text.count("No such file") > 2)
+        module.sys.executable = executable
+        await until(lambda: supervisor.restarts == 1)
+        await supervisor.request({"do": "x"})
+        await until(lambda: supervisor.standby or not standby)
+
+    scenario(work, standby)
+    assert "data plane: [Errno 2]" in caplog.text
+
+
 def test_request_waits_for_the_successor(plan):
     async def work(supervisor, _restored):
         await until(lambda: supervisor.standby)
