@@ -26,6 +26,7 @@ from dpu_runtime.errors import Problem
 OWNER_CHARS_MAX = 255
 VETH_MTU = 1500  # octets, unless the configuration says another
 BURST_BYTES_MIN, BURST_BYTES_MAX = 65_536, 1 << 30  # octets; what a port takes, kernels/meter_table.py
+METER_DEPTH_MS = 250  # how long a meter's bucket fills, dpu_runtime/limits.py: TCP halts with less
 _CONTAINER_CHARS = 12  # of the ID in a port's name, as engines print it
 
 
@@ -120,7 +121,8 @@ class Attachment:
         for way, key in (("ingress", "tx"), ("egress", "rx")):  # into the container is what the port sends
             if rate := conf.runtime.get("bandwidth", {}).get(f"{way}Rate"):
                 keys[f"{key}_rate"] = rate
-                keys[f"{key}_burst"] = _burst_bytes(way, conf.runtime["bandwidth"][f"{way}Burst"])
+                shaped = kind == "tap" and way == "egress"
+                keys[f"{key}_burst"] = _burst_bytes(way, conf.runtime["bandwidth"], shaped)
         return {key: value for key, value in keys.items() if value is not None}
 
     def _tap_keys(self, netns, mac, given):
@@ -162,14 +164,17 @@ class Attachment:
         return link["mac"]
 
 
-def _burst_bytes(way, bits):
-    """Octets of a burst that is given in bits; one no port can have is changed, and logged."""
-    asked = bits // 8
-    taken = min(max(asked, BURST_BYTES_MIN), BURST_BYTES_MAX)
+def _burst_bytes(way, bandwidth, shaped):
+    """Octets of a burst given in bits; what no port can have, or is of no use to TCP, is changed, and logged.
+
+    shaped   what exceeds the rate waits (tbf); else it is dropped
+    """
+    asked = bandwidth[f"{way}Burst"] // 8
+    useful = 0 if shaped else bandwidth[f"{way}Rate"] * METER_DEPTH_MS // 8000
+    taken = min(max(asked, useful, BURST_BYTES_MIN), BURST_BYTES_MAX)
     if taken != asked:
-        log(
-            f"runtimeConfig.bandwidth.{way}Burst: {taken} octets, not {asked}, is the nearest a port can have"
-        )
+        reason = "the nearest a port can have" if taken != useful else f"what TCP needs, {METER_DEPTH_MS} ms"
+        log(f"runtimeConfig.bandwidth.{way}Burst: {taken} octets, not {asked}, is {reason}")
     return taken
 
 

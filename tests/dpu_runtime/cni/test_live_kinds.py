@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dpu_runtime.cni.attachment import BURST_BYTES_MAX, BURST_BYTES_MIN
+from dpu_runtime import limits
+from dpu_runtime.cni.attachment import BURST_BYTES_MAX, BURST_BYTES_MIN, METER_DEPTH_MS
 from kernels.meter_table import BURST_MAX, BURST_MIN
 from tests.dpu_runtime.cni.runtime import CallError
 from tests.dpu_runtime.live import wait_until
@@ -217,22 +218,36 @@ def test_a_port_mapping_that_fails_leaves_nothing(cni):
 def test_bandwidth_is_the_ports(cni):
     network = cni.network()
     container = cni.container()
-    limits = {
+    asked = {
         "ingressRate": 8_000_000,
         "ingressBurst": 1_048_576,
         "egressRate": 4_000_000,
         "egressBurst": 8_000,
     }
-    network.add(container, bandwidth=limits)
+    network.add(container, bandwidth=asked)
     (port,) = cni.ports().values()
-    assert (port["tx_rate"], port["tx_burst"]) == (8_000_000, 131_072)
+    assert (port["tx_rate"], port["tx_burst"]) == (8_000_000, 250_000)  # what TCP needs where it is policed
     assert (port["rx_rate"], port["rx_burst"]) == (4_000_000, BURST_MIN)  # what a large segment needs
     network.check(container)
     network.delete(container)
 
 
+@pytest.mark.parametrize(("kind", "shaped"), [("tap", True), ("veth", False)])
+def test_bursts_are_made_useful_and_otherwise_kept(cni, kind, shaped):
+    network = cni.network(kind=kind)
+    container = cni.container()
+    rate, burst = 80_000_000, 800_000  # 100,000 octets
+    asked = {"ingressRate": rate, "ingressBurst": 2**31 - 1, "egressRate": rate, "egressBurst": burst}
+    network.add(container, bandwidth=asked)
+    (port,) = cni.ports().values()
+    assert port["tx_burst"] == 2**31 // 8 - 1  # what the kubelet asks for
+    assert port["rx_burst"] == (burst // 8 if shaped else rate // 8 // 4)
+    network.delete(container)
+
+
 def test_bursts_of_a_port_are_those_of_its_meter():
     assert (BURST_BYTES_MIN, BURST_BYTES_MAX) == (BURST_MIN, BURST_MAX)
+    assert METER_DEPTH_MS == limits.METER_DEPTH_MS
 
 
 def test_port_mappings_need_the_plugin(cni):
