@@ -12,6 +12,7 @@ import copy
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import uuid
@@ -19,6 +20,7 @@ from pathlib import Path
 from unittest import mock
 
 from dpu_runtime.cni.main import main
+from drivers.netns import run_in_netns
 from tests.dpu_runtime.live import ROOT
 
 REFERENCE_PLUGINS = "/usr/lib/cni"
@@ -61,6 +63,12 @@ class Container:
         self.id = uuid.uuid4().hex * 2  # 64 digits, as engines make them
         self.name = name
         self.netns = f"/run/netns/{name}"
+
+    def socket(self, kind=socket.SOCK_STREAM, family=socket.AF_INET, timeout_s=20.0):
+        """A socket that belongs to the namespace."""
+        sock = run_in_netns(self.netns, lambda: socket.socket(family, kind))
+        sock.settimeout(timeout_s)
+        return sock
 
 
 class Runtime:
