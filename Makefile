@@ -36,9 +36,8 @@ bench: setup ## NAME=kernels: run bench/kernels.py
 libdpu: setup ## build/libdpu: libdpu.so and dpu.pc, for host programs in C
 	@$(MAKE) --no-print-directory -C drivers/host
 
-install-cni: setup ## link dpu-cni into CNI_BIN, /usr/lib/cni unless you say another
-	install -d "$(CNI_BIN)"
-	ln -sfn "$(CURDIR)/.venv/bin/dpu-cni" "$(CNI_BIN)/dpu-cni"
+install-cni: setup ## put dpu-cni into CNI_BIN, /usr/lib/cni unless you say another
+	@.venv/bin/python -m dpu_runtime.cni.install "$(CNI_BIN)"
 
 lock: setup ## renew requirements.lock from pyproject.toml
 	@scripts/lock

@@ -22,6 +22,7 @@ from bench import results
 from bench.peers import dpu
 from bench.peers.hosts import run as run_here
 from bench.peers.hosts import stop_on_signals
+from dpu_runtime.cni.install import install
 from drivers.netns import open_netns, run_in_netns, run_in_new_netns
 
 WORKER_CPU = 1
@@ -34,7 +35,7 @@ RECEIVE_BYTES = 1 << 20
 ARRIVAL_SECONDS_MAX = 5.0
 IFNAME = "eth0"
 MS_PER_SECOND = 1e3
-CLI, CNI = (Path(sys.executable).with_name(name) for name in ("dpu", "dpu-cni"))
+CLI = Path(sys.executable).with_name("dpu")
 BROADCAST = b"\xff" * 6
 SEED = 4
 
@@ -124,10 +125,11 @@ def _by_cni(daemon, container):
     conf = {"cniVersion": "1.0.0", "name": "bench", "type": "dpu-cni", "socket": daemon.socket}
     conf |= {"dataDir": str(daemon.folder / "cni"), "addresses": [{"address": container.port["address"][0]}]}
     where = {"CNI_CONTAINERID": container.name, "CNI_NETNS": container.netns, "CNI_IFNAME": IFNAME}
+    program = install(daemon.folder / "bin")
 
     def call(command):
         env = {**os.environ, **where, "CNI_COMMAND": command, "CNI_PATH": "/"}
-        run_here([CNI], env=env, input=json.dumps(conf))
+        run_here([program], env=env, input=json.dumps(conf))
 
     return timed_ms(call, "ADD"), timed_ms(call, "DEL")
 

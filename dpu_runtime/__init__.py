@@ -4,8 +4,6 @@ Not: anything heavy at import. The CLI goes through this file and must start in 
 public names below are loaded when they are first used (PEP 562).
 """
 
-import importlib
-
 __version__ = "0.1.0"
 
 _PUBLIC = {
@@ -30,4 +28,6 @@ def __getattr__(name):
     """Import the module that holds a public name."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib  # noqa: PLC0415  (brings `warnings`, which `dpu` and `dpu-cni` do not need)
+
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -80,5 +80,13 @@ def _known_version(raw, command):
     return version
 
 
+def program():
+    """Be `dpu-cni`: answer, and end at once, as taking the interpreter apart takes as long as the command."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

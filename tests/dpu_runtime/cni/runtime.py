@@ -19,18 +19,12 @@ import uuid
 from pathlib import Path
 from unittest import mock
 
+from dpu_runtime.cni.install import install
 from dpu_runtime.cni.main import main
 from drivers.netns import run_in_netns
-from tests.dpu_runtime.live import ROOT
 
 REFERENCE_PLUGINS = "/usr/lib/cni"
 TIMEOUT_S = 60
-_PROGRAM = """#!{python}
-import sys
-sys.path.insert(0, {root!r})
-from dpu_runtime.cni.main import main
-sys.exit(main())
-"""
 
 
 class CallError(Exception):
@@ -48,12 +42,6 @@ def write_program(path, text):
     path.write_text(text)
     path.chmod(0o755)
     return path
-
-
-def install(folder):
-    """Put `dpu-cni` of this checkout into a folder; returns its path."""
-    folder.mkdir(exist_ok=True)
-    return write_program(folder / "dpu-cni", _PROGRAM.format(python=sys.executable, root=str(ROOT)))
 
 
 class Container:
@@ -81,12 +69,16 @@ class Runtime:
         self.host = host
         self.path = [str(self.bin), REFERENCE_PLUGINS]
 
-    def spawn(self, command, conf, container=None, ifname="eth0", **variables):
-        """Run one command of one plugin; returns the finished process. `conf` is a table, or octets."""
+    def environment(self, command, container=None, ifname="eth0"):
+        """The variables of a call."""
         env = {"PATH": os.environ["PATH"], "CNI_COMMAND": command, "CNI_PATH": ":".join(self.path)}
         if container is not None:
             env |= {"CNI_CONTAINERID": container.id, "CNI_NETNS": container.netns, "CNI_IFNAME": ifname}
-        env |= variables
+        return env
+
+    def spawn(self, command, conf, container=None, ifname="eth0", **variables):
+        """Run one command of one plugin; returns the finished process. `conf` is a table, or octets."""
+        env = self.environment(command, container, ifname) | variables
         plugin = conf["type"] if isinstance(conf, dict) and conf.get("type") else "dpu-cni"
         folder = next((f for f in self.path if (Path(f) / plugin).exists()), None)
         assert folder, f"no plugin {plugin} in {self.path}"
@@ -116,10 +108,8 @@ class Called(Runtime):
 
     def spawn(self, command, conf, container=None, ifname="eth0", **variables):
         """Call `dpu-cni`; returns what the finished process would be."""
-        env = {"CNI_COMMAND": command, "CNI_PATH": ":".join(self.path)}
-        if container is not None:
-            env |= {"CNI_CONTAINERID": container.id, "CNI_NETNS": container.netns, "CNI_IFNAME": ifname}
-        env = {key: value for key, value in (env | variables).items() if value is not None}
+        env = self.environment(command, container, ifname) | variables
+        env = {key: value for key, value in env.items() if value is not None}
         text = conf if isinstance(conf, bytes) else json.dumps(conf).encode()
         output, errors = io.StringIO(), io.StringIO()
         with (
