@@ -7,6 +7,7 @@
 In:   a folder for all of its state, whose path podman wants short, so it shares nothing with a podman of the
       user; a namespace.
 Out:  containers, each in a namespace that podman makes. `close` removes them, and what runc left of them.
+      `variables` of the environment, with which any `podman` is this one.
 Spec: podman 4.3, "podman-run"; containers.conf(5).
 Not:  crun, which refuses cgroups of both versions side by side; images of a registry; systemd.
 """
@@ -29,12 +30,21 @@ APPLETS = ("sh", "sleep", "nc", "ping", "ip", "cat", "echo", "timeout")
 _CONF = """[network]
 network_backend = "cni"
 cni_plugin_dirs = [{plugins}]
+network_config_dir = {networks}
 [containers]
 default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]
 [engine]
 cgroup_manager = "cgroupfs"
 runtime = "runc"
 events_logger = "file"
+static_dir = {static_dir}
+tmp_dir = {tmp_dir}
+volume_path = {volume_path}
+"""
+_STORAGE = """[storage]
+driver = "overlay"
+graphroot = {graphroot}
+runroot = {runroot}
 """
 
 
@@ -51,24 +61,40 @@ class Podman:
         self._names = []
         for name in ("root", "run", "tmp", "cni"):
             (self.folder / name).mkdir(parents=True)
-        folders = ", ".join(json.dumps(str(plugin)) for plugin in (*plugins, REFERENCE_PLUGINS))
-        conf = self.folder / "containers.conf"
-        conf.write_text(_CONF.format(plugins=folders))
-        self._env = {**os.environ, "CONTAINERS_CONF": str(conf)}
+        self.variables = {
+            "CONTAINERS_CONF": self._file("containers.conf", self._conf(plugins)),
+            "CONTAINERS_STORAGE_CONF": self._file(
+                "storage.conf", _STORAGE.format(graphroot=self._quoted("root"), runroot=self._quoted("run"))
+            ),
+        }
         try:
             self.command("import", "-", IMAGE, input=_image())
         except BaseException:
             self.close()
             raise
 
+    def _conf(self, plugins):
+        return _CONF.format(
+            plugins=", ".join(json.dumps(str(plugin)) for plugin in (*plugins, REFERENCE_PLUGINS)),
+            networks=self._quoted("cni"),
+            static_dir=self._quoted("root/libpod"),
+            tmp_dir=self._quoted("tmp"),
+            volume_path=self._quoted("root/volumes"),
+        )
+
+    def _quoted(self, name):
+        return json.dumps(str(self.folder / name))
+
+    def _file(self, name, text):
+        (self.folder / name).write_text(text)
+        return str(self.folder / name)
+
     def command(self, *words, check=True, timeout_s=TIMEOUT_S, **options):
         """Run `podman WORDS` to its end on the host; returns the finished process."""
-        folders = ["--root", "root", "--runroot", "run", "--tmpdir", "tmp", "--network-config-dir", "cni"]
-        folders = [word if word.startswith("--") else str(self.folder / word) for word in folders]
         inside = ["nsenter", f"--net=/run/netns/{self._host}"]
         done = subprocess.run(
-            [*inside, "podman", *folders, "--storage-driver", "overlay", *map(str, words)],
-            env=self._env,
+            [*inside, "podman", *map(str, words)],
+            env=os.environ | self.variables,
             capture_output=True,
             timeout=timeout_s,
             check=False,

@@ -81,3 +81,51 @@ def test_the_daemon_is_restarted_meanwhile(host, podman):
     assert talks(podman, client, address)
     podman.command("rm", "-f", "-t", "0", web, client)
     assert wait_until(host.is_clean, timeout_s=20), host.left()
+
+
+def test_the_daemon_is_stopped_and_started_meanwhile(host, podman):
+    """In order, so the interfaces go with it; they come back inside the containers."""
+    web = podman.run("web", "dpu", *ECHO)
+    client = podman.run("client", "dpu", "sleep", "1000")
+    address = podman.address(web, "dpu")
+    assert talks(podman, client, address)
+    assert host.daemon.stop() == 0
+    assert "eth0" not in podman.execute(client, "ip", "link").stdout.decode()
+    assert echoed(podman, client, address) == b""
+    host.daemon.restart()
+    assert talks(podman, client, address)
+    assert podman.address(web, "dpu") in podman.execute(web, "ip", "address").stdout.decode()
+    podman.command("rm", "-f", "-t", "0", web, client)
+    assert wait_until(host.is_clean, timeout_s=20), host.left()
+
+
+def test_attach_by_name(host, podman, monkeypatch):
+    """Containers without a network get one by `dpu attach --container`, which asks podman where they are."""
+    for name, value in podman.variables.items():
+        monkeypatch.setenv(name, value)
+    dpu = host.daemon
+    web = podman.run("web", "none", *ECHO)
+    client = podman.run("client", "none", "sleep", "1000")
+    ports = {}
+    for number, name in enumerate((web, client), 1):
+        done = dpu.cli("attach", "--container", name, "--address", f"10.7.0.{number}/24")
+        assert done.returncode == 0, done.stderr
+        ports[name] = done.stdout.strip()
+    assert sorted(host.ports()) == sorted(ports.values())
+    assert host.ports()[ports[web]]["netns"] == f"pid:{podman.pid(web)}"
+    assert talks(podman, client, "10.7.0.1")
+    again = dpu.cli("attach", "--container", web)
+    assert (again.returncode, f"is attached already, as port {ports[web]}" in again.stderr) == (1, True)
+
+    wrong = dpu.cli("attach", "--container", "nobody")
+    assert wrong.returncode == 1
+    assert "dpu: container 'nobody': podman: " in wrong.stderr
+    assert "no such container" in wrong.stderr.lower()
+
+    assert dpu.cli("detach", "--container", web).stdout == f"{ports[web]}\n"
+    assert echoed(podman, client, "10.7.0.1") == b""
+    assert "eth0" not in podman.execute(web, "ip", "link").stdout.decode()
+    podman.command("kill", client)
+    assert wait_until(host.is_clean, timeout_s=20), host.left()
+    ended = dpu.cli("attach", "--container", client)
+    assert (ended.returncode, ended.stderr) == (1, "dpu: container 'client' of podman is not running\n")
