@@ -9,6 +9,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import TC_H_ROOT
 
+from dpu_runtime.ipv6 import enable_ipv6
 from dpu_runtime.limits import OCTET_BITS, shaper_burst, shaper_queue
 from drivers.netns import run_in_netns
 from drivers.port import PortError
@@ -102,6 +103,8 @@ def wire_interface(port):
             if port.rx_rate is not None:
                 wire.shape(port.rx_rate, port.rx_burst)
             wire.set_link(state="up")
+            if any(ipaddress.ip_interface(address).version == 6 for address in port.address):
+                enable_ipv6(port.ifname)
             for address in port.address:
                 wire.add_address(address)
             for route in port.route:

@@ -22,6 +22,7 @@ from dpu_runtime.cni.errors import (
     log,
 )
 from dpu_runtime.errors import Problem
+from dpu_runtime.ipv6 import enable_ipv6
 
 OWNER_CHARS_MAX = 255
 VETH_MTU = 1500  # octets, unless the configuration says another
@@ -154,8 +155,11 @@ class Attachment:
             with netlink.inside(netns), netlink.Netlink() as container:
                 link = container.link(self.ifname)
                 container.set_up(link["index"])
-                for ip in given["ips"]:
-                    container.add_address(link["index"], ipaddress.ip_interface(ip["address"]))
+                interfaces = [ipaddress.ip_interface(ip["address"]) for ip in given["ips"]]
+                if any(interface.version == 6 for interface in interfaces):
+                    enable_ipv6(self.ifname)
+                for interface in interfaces:
+                    container.add_address(link["index"], interface)
                 for network, via in routes_of(given):
                     container.add_route(link["index"], network, via)
         except OSError as error:

@@ -5,6 +5,7 @@
         docker.run("web", "one", "/bin/nc", "-l", "-p", "80")
 
 Out:  containers of busybox, on Debian's dockerd, containerd and runc, none of which touch the host's own.
+      `address` is what DOCKER_HOST says to reach it.
 Not:  bridges and iptables: dockerd is told to leave both alone.
 """
 
@@ -34,7 +35,7 @@ class Dockerd:
         self.folder = Path(folder)
         self.netns = netns
         self.log_path = self.folder / "dockerd.log"
-        self._host = f"unix://{self.folder}/docker.sock"
+        self.address = f"unix://{self.folder}/docker.sock"
         self._process = None
         self.start()
         self._import_image()
@@ -42,7 +43,7 @@ class Dockerd:
     def start(self):
         """Start dockerd and wait until it answers."""
         command = [DOCKERD, "--data-root", self.folder / "data", "--exec-root", self.folder / "exec"]
-        command += ["--pidfile", self.folder / "dockerd.pid", "--host", self._host, "--bridge=none"]
+        command += ["--pidfile", self.folder / "dockerd.pid", "--host", self.address, "--bridge=none"]
         command += ["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--storage-driver=vfs"]
         command += ["--exec-opt", "native.cgroupdriver=cgroupfs", "--default-ulimit", "nofile=20000:20000"]
         # SIGTERM when the test run dies: dockerd then ends its containers. `ip netns exec` hides the cgroups.
@@ -63,7 +64,7 @@ class Dockerd:
     def cli(self, *words, check=True, timeout=CLI_TIMEOUT_S):
         """Run `docker WORDS` to its end; its output is text."""
         done = subprocess.run(
-            [DOCKER, "--host", self._host, *map(str, words)],
+            [DOCKER, "--host", self.address, *map(str, words)],
             capture_output=True,
             text=True,
             check=False,

@@ -257,3 +257,46 @@ def test_two_networks_do_not_mix(host):
     assert host.fetch(address) == ""
     host.docker.cli("rm", "-f", "client")
     host.docker.cli("network", "rm", "two")
+
+
+def test_ipv6(host):
+    """A network of both families, before and after the daemon is started again."""
+    subnets = ("--ipv6", "--subnet", "fd99:66::/64", "--subnet", "10.99.68.0/24", "-o", "vlan=8")
+    host.docker.cli("network", "create", "-d", host.driver, *subnets, "six")
+    for name, command in (("web", SERVE), ("client", ("/bin/sleep", "600"))):
+        host.docker.run(name, "six", *command)
+    assert host.placed(2), host.log()
+    endpoint = host.docker.endpoint("web", "six")
+    address = endpoint["GlobalIPv6Address"]
+    assert address.startswith("fd99:66::")
+    assert host.fetches(address)
+    assert host.fetches(endpoint["IPAddress"])
+    host.dpu.stop()
+    assert host.fetch(address) == ""
+    host.start_dpu()
+    assert host.placed(2)
+    assert host.fetches(address)
+    ping = host.docker.cli("exec", "client", "/bin/ping", "-6", "-c", "2", "-s", "1300", address).stdout
+    assert " 0% packet loss" in ping
+    routes = host.docker.cli("exec", "client", "/bin/ip", "-6", "route").stdout
+    assert "default via fd99:66::1 dev eth0" in routes
+    host.docker.cli("rm", "-f", "web", "client")
+    host.docker.cli("network", "rm", "six")
+
+
+def test_attach_by_name(host, monkeypatch):
+    """A container without a network gets one by `dpu attach --container`, which asks docker where it is."""
+    monkeypatch.setenv("DOCKER_HOST", host.docker.address)
+    host.pair()
+    host.docker.run("lone", "none", "/bin/sleep", "600")
+    done = host.dpu.cli("attach", "--container", "lone", "--address", "10.99.66.99/24")
+    assert done.returncode == 0, done.stderr
+    name = done.stdout.strip()
+    ping = ("exec", "client", "/bin/ping", "-c", "1", "-W", "2", "10.99.66.99")
+    assert " 0% packet loss" in host.docker.cli(*ping).stdout
+    wrong = host.dpu.cli("attach", "--container", "nobody")
+    assert wrong.returncode == 1
+    assert "docker: Error response from daemon: No such container: nobody" in wrong.stderr
+    assert host.dpu.cli("detach", "--container", "lone").stdout == f"{name}\n"
+    assert sorted(host.ports()) == ["client", "web"]
+    assert host.docker.cli(*ping, check=False).returncode == 1

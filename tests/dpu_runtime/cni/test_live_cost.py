@@ -12,7 +12,7 @@ from tests.dpu_runtime.live import wait_until
 pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("containernetworking-plugins")]
 
 # What an ADD may load: the standard library, this plugin, and no more of either than it has now.
-OURS = {"dpu_runtime", "dpu_runtime.client", "dpu_runtime.errors"}
+OURS = {"dpu_runtime", "dpu_runtime.client", "dpu_runtime.errors", "dpu_runtime.ipv6"}
 SLOW = {
     "subprocess",
     "ctypes",

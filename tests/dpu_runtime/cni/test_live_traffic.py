@@ -78,3 +78,18 @@ def test_a_veth_by_either_driver(cni, driver):
         networks[one].delete(one)
         assert cni.links(one) == []
     assert cni.is_clean()
+
+
+@pytest.mark.parametrize("kind", ["tap", "veth"])
+def test_ipv6_where_the_default_is_none(cni, kind):
+    """A runtime may make namespaces with `disable_ipv6`; an address that is asked for counts more."""
+    network = cni.network(kind=kind, ipam=None)
+    one, two = cni.container(), cni.container()
+    for number, container in enumerate((one, two), 1):
+        cni.run(container, "sh", "-ec", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
+        network.add(container, ips=[f"fd88::{number}/64"])
+        network.check(container)
+    cni.run(one, "ping", "-n", "-c", "1", "-W", "5", "fd88::2")
+    assert transfer(one, two, 1 << 20, "fd88::2")
+    for container in (one, two):
+        network.delete(container)
