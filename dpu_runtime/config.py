@@ -303,6 +303,7 @@ class AfXdpPort(InterfacePort):
 
 
 PORT_KINDS = (TapPort, NullPort, VhostUserPort, AfPacketPort, AfXdpPort)
+INTERFACE_KINDS = ("tap", "af_packet", "af_xdp")
 AnyPort = Annotated[Union[PORT_KINDS], Field(discriminator="kind")]  # noqa: UP007  (built from a tuple)
 
 
@@ -348,21 +349,21 @@ class Config(Model):
             if port.name in names:
                 yield ("port", i, "name"), "another port has this name", port.name
             names.add(port.name)
-            if port.queues is not None and port.queues > workers and not isinstance(port, VhostUserPort):
+            if port.queues is not None and port.queues > workers and port.kind != "vhost_user":
                 yield ("port", i, "queues"), f"more than the {workers} worker(s)", port.queues
-            if isinstance(port, VhostUserPort):
+            if port.kind == "vhost_user":
                 other = sockets.setdefault(port.socket, port.name)
                 if other != port.name or port.socket == self.runtime.socket:
                     text = f"port {other} has it" if other != port.name else "is the daemon's own"
                     yield ("port", i, "socket"), text, port.socket
-            if isinstance(port, (TapPort, InterfacePort)):
+            if port.kind in INTERFACE_KINDS:
                 other = interfaces.setdefault((port.netns, port.ifname), port.name)
                 if other != port.name:
                     text = f"port {other} has an interface of this name in the same namespace"
                     yield ("port", i, "ifname"), text, port.ifname
 
     def _xconnect_problems(self):
-        rings = {port.name: (i, port) for i, port in enumerate(self.port) if isinstance(port, VhostUserPort)}
+        rings = {port.name: (i, port) for i, port in enumerate(self.port) if port.kind == "vhost_user"}
         for i, port in rings.values():
             if port.xconnect is None:
                 continue

@@ -147,7 +147,7 @@ class Control:
         runtime = config.runtime
         await self.device.set_rules(rules, runtime.default_ingress, runtime.default_egress)
         self.running = config.model_copy(update={"port": ports, "rule": rules})
-        whole = [p if _xconnect(p) in names else p.model_copy(update={"xconnect": None}) for p in ports]
+        whole = [p if plan.xconnect(p) in names else p.model_copy(update={"xconnect": None}) for p in ports]
         await self._move(self.running.model_copy(update={"port": whole}))
         return self.running
 
@@ -179,7 +179,7 @@ class Control:
             rules = [r.name for r in self.running.rule if name in (r.in_port, r.out_port)]
             if rules:
                 raise ApplyError(f"port {name!r} is named by rule {', '.join(rules)}")
-            ports = [p.name for p in self.running.port if p.name != name == _xconnect(p)]
+            ports = [p.name for p in self.running.port if p.name != name == plan.xconnect(p)]
             if ports:
                 raise ApplyError(f"port {name!r} is named by xconnect of port {', '.join(ports)}")
             await self._edit(port=[port for port in self.running.port if port.name != name])
@@ -347,11 +347,6 @@ def _fitting(parts):
         return Config.of_models(**parts)
     except ValidationError as error:
         raise ConfigError(problems(error, Config)) from None
-
-
-def _xconnect(port):
-    """Name of the port that `port` is cross-connected to, None if it is not or cannot be."""
-    return getattr(port, "xconnect", None)
 
 
 def _reason(error):

@@ -124,6 +124,7 @@ class DpuDevice:
                     driver.adopt(fds, reply["layout"])
             self.ports[name] = slot
             self._interfaces.look_at(name)
+        self._rows.list(self.ports)  # whoever wrote it last may not have ended
         self.rules = RuleBook(self.shared, **notes.get("rules", {}))
         self._started = notes.get("started", self._started)
         self._write_settings()

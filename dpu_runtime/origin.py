@@ -62,13 +62,13 @@ class Origin:
 
     def split(self, running):
         """Return the file's part of `running`, and what is to be kept of the rest."""
-        self._ports &= {port.name for port in running.port}  # one that was deleted may come again otherwise
+        names = {port.name for port in running.port}
+        self._ports &= names  # one that was deleted may come again otherwise
         self._rules &= {rule.name for rule in running.rule}
         kept = Kept(
             [p for p in running.port if p.name not in self._ports and p.owner != vhost_program.OWNER],
             [r for r in running.rule if r.name not in self._rules],
         )
-        names = {port.name for port in running.port}
         self._processes = {name: found for name, found in self._processes.items() if found and name in names}
         kept.processes = self._processes
         ports = [port for port in running.port if port.name in self._ports]

@@ -101,15 +101,16 @@ class SetRules:
 
 def diff(old: Config, new: Config):
     """Return the steps from `old` to `new`: empty when they are the same."""
-    before = {port.name: port for port in old.port}
-    after = {port.name: port for port in new.port}
-    gone = [port for port in old.port if type(after.get(port.name)) is not type(port)]
-    stay = [port for port in old.port if type(after.get(port.name)) is type(port)]
+    old_ports, new_ports = _without_common(old.port, new.port)
+    before = {port.name: port for port in old_ports}
+    after = {port.name: port for port in new_ports}
+    gone = [port for port in old_ports if type(after.get(port.name)) is not type(port)]
+    stay = [port for port in old_ports if type(after.get(port.name)) is type(port)]
     steps = [*_rules_off(old, {port.name for port in gone})]
     detached = bool(steps)
     steps += [DelPort(port) for port in gone]
-    steps += [UpdatePort(port, after[port.name]) for port in stay if _differ(port, after[port.name])]
-    steps += [AddPort(port) for port in new.port if type(before.get(port.name)) is not type(port)]
+    steps += [UpdatePort(port, after[port.name]) for port in stay if port != after[port.name]]
+    steps += [AddPort(port) for port in new_ports if type(before.get(port.name)) is not type(port)]
     if detached or old.rule != new.rule or _defaults(old) != _defaults(new):
         steps.append(SetRules(new.rule, new.runtime))
     return steps
@@ -137,11 +138,12 @@ def beside_owned(running: Config, wanted: Config):
     named = {port.name for port in wanted.port}
     owned = [port for port in running.port if port.owner and port.name not in named]
     names = {port.name for port in owned}
-    owned = [_connected_to(port, names | named) for port in owned]
+    there = {None} | names | named
+    owned = [_connected_to(port, there) for port in owned]
     rules = [
         rule
         for rule in running.rule
-        if {rule.in_port, rule.out_port} & names and {rule.in_port, rule.out_port} <= {None} | names | named
+        if {rule.in_port, rule.out_port} & names and {rule.in_port, rule.out_port} <= there
     ]
     rules = beside(rules, wanted.rule)
     return {"runtime": wanted.runtime, "port": [*wanted.port, *owned], "rule": [*wanted.rule, *rules]}
@@ -159,15 +161,21 @@ def beside(rules, others):
 
 def without_ports(config: Config, names):
     """Parts of `config` without the ports `names`, the rules and the cross-connects that name one."""
-    left = {port.name for port in config.port} - names
-    ports = [_connected_to(port, left) for port in config.port if port.name in left]
+    left = [port for port in config.port if port.name not in names]
+    there = {None, *(port.name for port in left)}
+    ports = [_connected_to(port, there) for port in left]
     rules = [rule for rule in config.rule if not {rule.in_port, rule.out_port} & names]
     return {"runtime": config.runtime, "port": ports, "rule": rules}
 
 
+def xconnect(port):
+    """Name of the port that `port` is cross-connected to, None if it is not or cannot be."""
+    return port.xconnect if port.kind == "vhost_user" else None
+
+
 def _connected_to(port, names):
-    """`port`, without its cross-connect if that is to none of `names`."""
-    if getattr(port, "xconnect", None) in {None, *names}:
+    """`port`, without its cross-connect if that is to none of `names`; None is among them."""
+    if xconnect(port) in names:
         return port
     return port.model_copy(update={"xconnect": None})
 
@@ -192,11 +200,14 @@ def _rules_off(config, names):
     return [SetRules(left, config.runtime)] if len(left) < len(config.rule) else []
 
 
-def _differ(one, other):
-    return one is not other and one != other  # comparing models costs a hundred times more
+def _without_common(some, others):
+    """Both lists without the objects they share: most of them, in a change, and comparing models is slow."""
+    common = set(map(id, some)).intersection(map(id, others))
+    return tuple([item for item in items if id(item) not in common] for items in (some, others))
 
 
 def _changes(noun, old, new):
+    old, new = _without_common(old, new)
     before = {item.name: item for item in old}
     after = {item.name: item for item in new}
     lines = [f"- {noun} {name}" for name in before if name not in after]
@@ -204,7 +215,7 @@ def _changes(noun, old, new):
         if name not in before:
             words = (f"{key} {_text(value)}" for key, value in said(item).items() if key != "name")
             lines.append(f"+ {noun} {name}: " + ", ".join(words))
-        elif _differ(before[name], item):
+        elif before[name] != item:
             was, now = before[name].model_dump(mode="json"), item.model_dump(mode="json")
             keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
             words = (f"{key} {_text(was.get(key))} -> {_text(now.get(key))}" for key in keys)

@@ -69,14 +69,17 @@ class PortRows:
 
     def open(self, slots):
         """Let packets through to all ports."""
-        for slot in slots.values():
+        closed = [slot for slot in slots.values() if not slot.open]
+        for slot in closed:
             slot.open = True
-        self.list(slots)
+        if closed:
+            self.list(slots)
 
     def close(self, slots, name):
         """Let no packet through to a port any more."""
-        slots[name].open = False
-        self.list(slots)
+        if slots[name].open:
+            slots[name].open = False
+            self.list(slots)
 
     def list(self, slots):
         """Say which ports are up, for floods too; cross-connect those that ask for it while both are."""
