@@ -22,7 +22,9 @@ import time
 from bench import results
 from bench.peers import dpu
 from bench.peers.hosts import Host, stop_on_signals
+from dpu_runtime.durable import Journal
 from dpu_runtime.errors import RpcError
+from dpu_runtime.state import RUNTIME_VERSION
 from drivers.netns import run_in_netns
 
 WORKER_CPU = 1
@@ -164,7 +166,10 @@ def inventory(daemon):
 
 def _kept(path):
     """Number of ports and rules in a file of the state directory."""
-    data = json.loads(path.read_text())
+    if path.name == "runtime.json":
+        data = Journal(path, RUNTIME_VERSION).load()
+    else:
+        data = json.loads(path.read_text())["config"]
     return len(data.get("port", ())) + len(data.get("rule", ()))
 
 

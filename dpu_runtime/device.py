@@ -18,7 +18,6 @@ from pydantic import TypeAdapter
 from dpu_runtime.config import AnyPort
 from dpu_runtime.counters import read_stats
 from dpu_runtime.interface_watch import InterfaceWatch
-from dpu_runtime.json_texts import JsonTexts
 from dpu_runtime.port_info import port_info
 from dpu_runtime.port_queues import PortQueues, add_message
 from dpu_runtime.port_rows import PortRows
@@ -64,7 +63,6 @@ class DpuDevice:
         self.runtime = runtime
         self.shared = None
         self._rows = None  # of `shared`
-        self._texts = JsonTexts()
         self.ports = {}  # name -> Slot
         self.rules = None
         self.changing = asyncio.Lock()
@@ -126,7 +124,7 @@ class DpuDevice:
             self._interfaces.look_at(name)
         self._rows.list(self.ports)  # whoever wrote it last may not have ended
         self.rules = RuleBook(self.shared, **notes.get("rules", {}))
-        self._started = notes.get("started", self._started)
+        self._started = notes.get("daemon", {}).get("started", self._started)
         self._write_settings()
         self._supervisor.adopt(process)
         for slot in self.ports.values():
@@ -186,13 +184,19 @@ class DpuDevice:
         control[Control.IDLE_SPIN_US] = self.runtime.idle_spin_us
         control[Control.MAC_AGEING_TICKS] = mac_table.ageing_ticks(self.runtime.mac_ageing_s)
 
-    def _write_notes(self):
-        configs = self._texts.of([slot.config for slot in self.ports.values()])
-        ports = {
-            name: (slot.index, config, slot.base)
-            for (name, slot), config in zip(self.ports.items(), configs, strict=True)
-        }
-        self.shared.write_notes({"ports": ports, "rules": self.rules.notes(), "started": self._started})
+    def _note(self, **change):
+        """Keep a change for the next control process."""
+        if not self.shared.change_notes(change):
+            ports = {name: self._port_note(name) for name in self.ports}
+            daemon = {"started": self._started}
+            self.shared.write_notes({"ports": ports, "rules": self.rules.notes(), "daemon": daemon})
+
+    def _note_port(self, name):
+        self._note(ports={name: self._port_note(name)})
+
+    def _port_note(self, name):
+        slot = self.ports.get(name)
+        return slot and (slot.index, slot.config.model_dump_json(exclude_defaults=True), slot.base)
 
     # ports
 
@@ -225,7 +229,7 @@ class DpuDevice:
             self._rows.clear(index)
             driver.close()
             raise
-        self._write_notes()
+        self._note_port(port.name)
         for note in driver.capabilities.notes:
             log.info("port %s: %s", port.name, note)
         self._interfaces.look_at(port.name)
@@ -264,7 +268,7 @@ class DpuDevice:
         del self.ports[name]  # until here it can be asked about
         slot.driver.close()
         self._rows.clear(slot.index)
-        self._write_notes()
+        self._note_port(name)
 
     @_alone
     async def update_port(self, old, new):
@@ -281,7 +285,7 @@ class DpuDevice:
         if uses_interface(new):
             slot.driver.config = new
         self._rows.rewrite(slot)
-        self._write_notes()
+        self._note_port(old.name)
         return True
 
     def lost_ports(self):
@@ -300,7 +304,7 @@ class DpuDevice:
         if new.rx_rate is not None:
             await asyncio.to_thread(change_shaper, new)  # Linux drops a queueing discipline on the way
         slot.config = new
-        self._write_notes()
+        self._note_port(old.name)
 
     def _free_index(self, name):
         taken = {slot.index for slot in self.ports.values()}
@@ -328,7 +332,7 @@ class DpuDevice:
         except ValueError as error:
             raise PortError("", "rules", text=str(error)) from None
         await self._pass_epoch()
-        self._write_notes()
+        self._note(rules=self.rules.notes())
 
     async def _pass_epoch(self):
         """Wait until every worker has seen all that was written before."""

@@ -14,6 +14,7 @@ import os
 
 import numpy as np
 
+from dpu_runtime.durable import replay
 from drivers.af_packet.layout import AF_PACKET_LAYOUT
 from drivers.af_xdp.layout import AF_XDP_LAYOUT
 from drivers.port import PORT_COUNTER_COUNT, PortCounter
@@ -23,7 +24,7 @@ from kernels.drops import DROP_REASON_COUNT, Drop
 from kernels.layout import PORT_DTYPE, PORTS_MAX, VLAN_WORDS, WORKERS_MAX
 from kernels.meter_table import METER_LAYOUT
 
-MAGIC = 0x4450_5552_544D_0001  # "DPURTM", layout family 1
+MAGIC = 0x4450_5552_544D_0002  # "DPURTM", layout family 2
 PAGE_BYTES = 4096
 STAGES = ("ingress", "egress")
 
@@ -54,6 +55,7 @@ class WorkerWord(enum.IntEnum):
 
 WORKER_WORDS = 16
 NOTES_BYTES = 16 << 20  # octets, one of two versions
+NOTES_ADDED_MAX = 1 << 20  # octets of changes before notes are written anew
 
 
 class Stage(enum.IntEnum):
@@ -89,7 +91,7 @@ LAYOUT = {
     **AF_PACKET_LAYOUT,
     **AF_XDP_LAYOUT,
     "mac": ("u8", (mac_table.MAC_WORDS,)),
-    "notes": ("u1", (2, NOTES_BYTES)),  # the control process's memory, JSON, see write_notes
+    "notes": ("u1", (2, NOTES_BYTES)),  # the control process's memory, lines of JSON, see write_notes
     **{
         f"{stage}_{name}": (dtype, shape)
         for stage in STAGES
@@ -127,6 +129,9 @@ class SharedState:
             raise ValueError(f"shared memory has {size} octets, this version's layout {TOTAL_BYTES}")
         self._map = mmap.mmap(fd, TOTAL_BYTES)
         self._header = np.frombuffer(self._map, "u8", 2)
+        self._notes_end = (
+            0  # octets up to which changes are added to the notes; 0: they are another process's
+        )
         for name, (dtype, shape) in LAYOUT.items():
             count = int(np.prod(shape))
             array = np.frombuffer(self._map, dtype, count, OFFSETS[name]).reshape(shape)
@@ -150,23 +155,41 @@ class SharedState:
         return state
 
     def write_notes(self, notes):
-        """Keep `notes`, a JSON object, for the next control process; a crash leaves the old or the new."""
-        data = json.dumps(notes).encode()
+        """Keep `notes`, {kind: {key: value}}, for the next control process.
+
+        A crash leaves the old notes or the new ones, here and in `change_notes`.
+        """
+        data = json.dumps(notes).encode() + b"\n"
         if len(data) + 8 > NOTES_BYTES:
             raise ValueError(f"notes of {len(data)} octets, at most {NOTES_BYTES - 8} fit")
         version = int(self.control[Control.NOTES_VERSION]) + 1
-        half = self.notes[version & 1]
-        half[8 : 8 + len(data)] = np.frombuffer(data, np.uint8)
-        half[:8].view("u8")[0] = len(data)
+        self._put_notes(version, 0, data)
         self.control[Control.NOTES_VERSION] = version
+        self._notes_end = min(NOTES_BYTES - 8, 2 * len(data) + NOTES_ADDED_MAX)
+
+    def change_notes(self, change):
+        """Add a change, as of dpu_runtime/durable.py; False when they have to be written whole instead."""
+        data = json.dumps(change).encode() + b"\n"
+        version = int(self.control[Control.NOTES_VERSION])
+        length = int(self.notes[version & 1][:8].view("u8")[0])
+        if length + len(data) > self._notes_end:
+            return False
+        self._put_notes(version, length, data)
+        return True
+
+    def _put_notes(self, version, start, data):
+        half = self.notes[version & 1]
+        half[8 + start : 8 + start + len(data)] = np.frombuffer(data, np.uint8)
+        half[:8].view("u8")[0] = start + len(data)  # last: what is behind the end does not count
 
     def read_notes(self):
-        """Return what `write_notes` kept last, {} if nothing."""
+        """Return what `write_notes` kept last with the changes since, {} if nothing."""
         version = int(self.control[Control.NOTES_VERSION])
         if version == 0:
             return {}
         half = self.notes[version & 1]
-        return json.loads(half[8 : 8 + int(half[:8].view("u8")[0])].tobytes())
+        lines = half[8 : 8 + int(half[:8].view("u8")[0])].tobytes().splitlines()
+        return replay(map(json.loads, lines))
 
     def balance(self, workers):
         """Packets received, made, sent, dropped and merged away, summed over `workers`.

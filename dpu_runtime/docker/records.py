@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError
 from dpu_runtime.config import RouteConfig, TapPort
 from dpu_runtime.config_model import Model
 from dpu_runtime.docker.protocol import RefusedError
+from dpu_runtime.durable import write_atomically
 from dpu_runtime.errors import DaemonError
-from dpu_runtime.state import write_atomically
 
 log = logging.getLogger("dpu.docker")
 

@@ -13,9 +13,10 @@ import pytest
 from dpu_runtime.client import Client
 from dpu_runtime.config_file import config_toml, parse_config
 from dpu_runtime.daemon import Daemon
+from dpu_runtime.durable import write_atomically
 from dpu_runtime.errors import ApplyError
 from dpu_runtime.notify import sd_notify, watchdog_interval_s
-from dpu_runtime.state import StateDir, write_atomically
+from dpu_runtime.state import StateDir
 from tests.dpu_runtime.daemons import ROOT, in_thread, start_process, wait_for
 from tests.dpu_runtime.memory_device import MemoryDevice
 

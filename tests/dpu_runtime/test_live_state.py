@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from dpu_runtime.durable import Journal
+from dpu_runtime.state import RUNTIME_VERSION
 from tests.dpu_runtime.live import Container, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("iproute2", "iputils-ping")]
@@ -70,11 +72,10 @@ def test_a_process_that_got_the_number_is_not_taken_for_the_container(three, pro
     """Numbers of processes are reused; here the file says the number was another process's then."""
     daemon, _, _, pid = three
     assert daemon.stop() == 0
-    path = daemon.state_dir / "runtime.json"
-    data = json.loads(path.read_text())
-    start, boot = data["processes"]["c"].split()
-    data["processes"]["c"] = f"{int(start) - 1} {boot}"
-    path.write_text(json.dumps(data))
+    journal = Journal(daemon.state_dir / "runtime.json", RUNTIME_VERSION)
+    start, boot = journal.load()["process"]["c"].split()
+    with journal.path.open("a") as file:
+        file.write(json.dumps({"process": {"c": f"{int(start) - 1} {boot}"}}) + "\n")
     daemon.start(standby=False)
     assert names(daemon) == ["a", "b"]
     assert f"the process of netns 'pid:{pid}' is gone" in daemon.log()
@@ -91,8 +92,8 @@ def test_after_a_reboot_only_what_is_there_comes_back(three, processes):
     assert rules(daemon) == ["rb"]
     assert f"port a, made at run time, is dropped: port 'a': open /run/netns/{a.netns}" in daemon.log()
     assert (daemon.folder / "vm").is_socket()
-    kept = json.loads((daemon.state_dir / "runtime.json").read_text())
-    assert [port["name"] for port in kept["ports"]] == ["b", "vm"]
+    kept = Journal(daemon.state_dir / "runtime.json", RUNTIME_VERSION).load()
+    assert list(kept["port"]) == ["b", "vm"]
 
 
 def test_adopted_ports_of_the_run_time_are_still_that(three, processes):
@@ -114,8 +115,8 @@ def test_adopted_ports_of_the_run_time_are_still_that(three, processes):
 def test_a_damaged_file_is_kept_aside_and_the_daemon_starts(new_daemon):
     daemon = new_daemon()
     daemon.state_dir.mkdir()
-    (daemon.state_dir / "runtime.json").write_text('{"version": 2}')
+    (daemon.state_dir / "runtime.json").write_text('{"version": 1}')
     daemon.start(standby=False)
     assert names(daemon) == []
-    assert f"{daemon.state_dir}/runtime.json: version 2, not 1" in daemon.log()
-    assert (daemon.state_dir / "runtime.json.refused-1").read_text() == '{"version": 2}'
+    assert f"{daemon.state_dir}/runtime.json: version 1, not 2" in daemon.log()
+    assert (daemon.state_dir / "runtime.json.refused-1").read_text() == '{"version": 1}'

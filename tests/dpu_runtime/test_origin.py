@@ -1,7 +1,6 @@
 """What the file has and what was made at run time: who keeps what, over `dpu apply`, restarts and damage."""
 
 import asyncio
-import json
 
 import pytest
 
@@ -227,11 +226,14 @@ def test_relocating_a_port_of_the_file_is_refused(folder):
 
 
 DAMAGE = {
-    "no JSON": ('{"version": 1, "ports": [', "cannot be read"),
-    "a newer version": ('{"version": 2}', "version 2, not 1"),
-    "no ports": ('{"version": 1, "rules": [], "processes": {}}', "KeyError('ports')"),
+    "no JSON": ('{"version":', "cannot be read"),
+    "an older version": ('{"version": 1, "ports": [], "rules": [], "processes": {}}\n', "version 1, not 2"),
+    "a newer version": ('{"version": 3}', "version 3, not 2"),
+    "no version": ('{"port": {}}\n', "KeyError('version')"),
     "a list": ("[]", "cannot be read"),
-    "ports that are none": ('{"version": 1, "ports": 3, "rules": [], "processes": {}}', "cannot be read"),
+    "a change that is none": ('{"version": 2}\n[1]\n{}\n', "cannot be read"),
+    "a change that is no JSON": ('{"version": 2}\n{"port":\n', "cannot be read"),
+    "ports that are none": ('{"version": 2}\n{"port": 3}\n', "cannot be read"),
     "empty": ("", "cannot be read"),
 }
 
@@ -257,9 +259,7 @@ def test_one_damaged_entry_costs_that_entry_only(folder):
     run(control.add_port(tap("a")))
     run(control.add_port(tap("b")))
     path = folder / "runtime.json"
-    data = json.loads(path.read_text())
-    data["ports"][0]["mtu"] = 1
-    path.write_text(json.dumps(data))
+    path.write_text(path.read_text().replace('"ifname":"a"', '"ifname":"a","mtu":1'))
     kept = StateDir(folder).load_kept()
     assert [port.name for port in kept.ports] == ["b"]
     assert kept.refused == ["port a: mtu = 1: allowed: 68..65535 octets"]

@@ -103,7 +103,7 @@ def test_hash_changes_with_the_order(monkeypatch):
 def test_notes_survive_their_writer(state):
     assert state.read_notes() == {}
     for number in range(5):
-        notes = {"ports": {"web": [number, {"name": "web"}]}, "text": "ä" * number}
+        notes = {"ports": {"web": [number, {"name": "web"}]}, "texts": {"a": "ä" * number}}
         state.write_notes(notes)
         other = SharedState.attach(os.dup(state.fd))
         assert other.read_notes() == notes
@@ -111,19 +111,42 @@ def test_notes_survive_their_writer(state):
 
 
 def test_a_crash_while_writing_leaves_the_old_notes(state, monkeypatch):
-    state.write_notes({"version": "old"})
-    state.write_notes({"version": "good"})
+    state.write_notes({"notes": {"are": "old"}})
+    state.write_notes({"notes": {"are": "good"}})
     half = state.notes[(int(state.control[Control.NOTES_VERSION]) + 1) & 1]
     half[:100] = 0xFF  # the next version, begun and not ended
-    assert state.read_notes() == {"version": "good"}
+    assert state.read_notes() == {"notes": {"are": "good"}}
 
 
 def test_notes_that_do_not_fit_change_nothing(state, monkeypatch):
-    state.write_notes({"kept": True})
+    state.write_notes({"notes": {"kept": True}})
     monkeypatch.setattr(module, "NOTES_BYTES", 100)
-    with pytest.raises(ValueError, match="notes of 108 octets, at most 92 fit"):
+    with pytest.raises(ValueError, match="notes of 109 octets, at most 92 fit"):
         state.write_notes({"x": "y" * 99})
-    assert state.read_notes() == {"kept": True}
+    assert state.read_notes() == {"notes": {"kept": True}}
+
+
+def test_changes_of_notes_are_added_until_they_are_many(state, monkeypatch):
+    monkeypatch.setattr(module, "NOTES_ADDED_MAX", 200)
+    assert not state.change_notes({"ports": {"a": 1}}), "there is nothing yet that could change"
+    state.write_notes({"ports": {"a": 1, "b": 2}, "rules": {"slots": {}}})
+    assert state.change_notes({"ports": {"a": None, "c": 3}})
+    assert state.change_notes({"ports": {"a": 4}, "rules": {"slots": {"r": 8}}})
+    expected = {"ports": {"b": 2, "c": 3, "a": 4}, "rules": {"slots": {"r": 8}}}
+    other = SharedState.attach(os.dup(state.fd))
+    assert other.read_notes() == expected
+    assert list(other.read_notes()["ports"]) == ["b", "c", "a"]
+    assert not other.change_notes({"ports": {"d": 5}}), "another process writes them whole first"
+    os.close(other.fd)
+    changes = 0
+    while state.change_notes({"ports": {"d": changes}}):
+        changes += 1
+    assert 1 < changes < 20
+    assert state.read_notes()["ports"]["d"] == changes - 1
+    end = int(state.notes[int(state.control[Control.NOTES_VERSION]) & 1][:8].view("u8")[0])
+    half = state.notes[int(state.control[Control.NOTES_VERSION]) & 1]
+    half[8 + end : 8 + end + 20] = 0xFF  # a change, begun and not ended
+    assert state.read_notes()["ports"]["d"] == changes - 1
 
 
 def fill(state):
