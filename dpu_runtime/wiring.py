@@ -4,6 +4,7 @@ Source: rtnetlink(7) by pyroute2, inside the interface's network namespace; tc-t
 """
 
 import ipaddress
+import socket
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -24,10 +25,10 @@ class _Wire:
     def __init__(self, port, ipr):
         self.port = port
         self.ipr = ipr
-        found = ipr.link_lookup(ifname=port.ifname)
-        if not found:
-            raise PortError(port.name, "link", text=f"interface {port.ifname!r} is gone")
-        self.index = found[0]
+        try:
+            self.index = socket.if_nametoindex(port.ifname)  # of the calling thread's namespace
+        except OSError:
+            raise PortError(port.name, "link", text=f"interface {port.ifname!r} is gone") from None
 
     def ask(self, what, call, *args, **kwargs):
         """Make a netlink call, or say which one was refused."""

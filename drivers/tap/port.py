@@ -6,9 +6,11 @@ Not:    addresses, routes, MTU and link state; `dpu_runtime/wiring.py` sets thos
 
 import errno
 import fcntl
+import functools
 import os
 import socket
 import struct
+import threading
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -33,6 +35,16 @@ TUN_F_TSO_ECN = 0x08
 TUN_F_USO4 = 0x20
 TUN_F_USO6 = 0x40  # Linux >= 6.2, and only together with USO4
 VNET_HDR_BYTES = 12  # virtio_net_hdr_mrg_rxbuf, virtio 1.2 5.1.6
+
+_making = (
+    threading.Lock()
+)  # one interface at a time is in the namespace they are made in: names may be the same
+
+
+@functools.cache
+def _own_netns():
+    """Descriptor of the namespace that interfaces are made in; one for all, it takes memory and time."""
+    return run_in_new_netns(lambda: open_netns(None))
 
 
 class TapPort:
@@ -104,7 +116,7 @@ class TapPort:
         """Make the interface in its namespace.
 
         A descriptor of /dev/net/tun keeps the namespace alive that it was opened in. So that a container's
-        may end, and its interface with it, the interface is made in another one and moved.
+        may end, and its interface with it, the interface is made in one of our own and moved.
         """
         if self.ifname in (name for _, name in run_in_netns(self.netns, socket.if_nameindex, port=self.name)):
             self._name_taken()
@@ -113,7 +125,9 @@ class TapPort:
             return
         target = open_netns(self.netns, port=self.name)
         try:
-            run_in_new_netns(lambda: self._make_and_move(target), port=self.name)
+            with _making:
+                where = f"/proc/self/fd/{_own_netns()}"
+                run_in_netns(where, lambda: self._make_and_move(target), port=self.name)
         finally:
             os.close(target)
 

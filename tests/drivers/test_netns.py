@@ -3,11 +3,13 @@
 import os
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from drivers.netns import netns_path, open_netns, run_in_netns, run_in_new_netns
 from drivers.port import PortError
+from drivers.tap.port import TapPort
 
 root = pytest.mark.root
 
@@ -80,3 +82,13 @@ def test_new_namespace_is_empty_and_ends():
     fd = open_netns(None)
     assert os.fstat(fd).st_ino == own_namespace()
     os.close(fd)
+
+
+@root
+def test_interfaces_of_one_name_made_at_once_do_not_meet(netns):
+    ports = [TapPort(f"p{number}", "eth0", netns()) for number in range(8)]
+    with ThreadPoolExecutor(len(ports)) as pool:
+        list(pool.map(TapPort.open, ports))
+    for port in ports:
+        port.relocate(port.netns, "eth0")  # which raises when its interface is elsewhere
+        port.close()
