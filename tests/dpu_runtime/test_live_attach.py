@@ -1,5 +1,8 @@
 """Containers on ports that are attached at run time: where their interface is, and how they end."""
 
+import collections
+import contextlib
+import itertools
 import json
 import os
 import random
@@ -13,6 +16,7 @@ from tests.dpu_runtime.live import wait_until
 pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("iproute2", "iputils-ping")]
 
 CYCLES = 60
+LOOKS = 50  # 20 ms apart
 THREADS_MAX = 12  # asyncio has as many as CPUs and four more
 
 
@@ -103,9 +107,29 @@ def test_a_port_without_owner_stays_when_its_container_is_killed(dpu, processes)
 
 def used(pid):
     """(descriptors, references to network namespaces) of a process."""
-    fds = list(Path(f"/proc/{pid}/fd").iterdir())
-    spaces = [fd for fd in fds if os.path.lexists(fd) and os.readlink(fd).startswith("net:")]
-    return len(fds), len(spaces)
+    targets = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            targets.append(os.readlink(fd))
+    return len(targets), sum(target.startswith("net:") for target in targets)
+
+
+def settled(look):
+    """What `look()` returns once it is the same LOOKS times in a row: what lives briefly is closed then."""
+    seen = collections.deque(maxlen=LOOKS)
+
+    def same():
+        seen.append(look())
+        return len(seen) == LOOKS and len(set(seen)) == 1
+
+    assert wait_until(same), f"it does not settle: {list(seen)}"
+    return seen[-1]
+
+
+def no_more(used_after, used_before):
+    """Whether each number is at most what it was."""
+    pairs = zip(itertools.chain(*used_after), itertools.chain(*used_before), strict=True)
+    return all(after <= before for after, before in pairs)
 
 
 def threads(pid):
@@ -153,12 +177,13 @@ def test_cycles_of_attach_detach_and_kill_leave_nothing(dpu, processes):
         cycle(number)
     end()
     pids = dpu.process.pid, dpu.data_plane()
-    before = [used(pid) for pid in pids], rows(dpu)
+    rows_before, before = rows(dpu), settled(lambda: tuple(map(used, pids)))
     for number in range(CYCLES):
         cycle(number)
     end()
-    wait_until(lambda: ([used(pid) for pid in pids], rows(dpu)) == before)
-    assert ([used(pid) for pid in pids], rows(dpu)) == before
+    assert rows(dpu) == rows_before
+    after = settled(lambda: tuple(map(used, pids)))
+    assert no_more(after, before), f"descriptors and namespaces: {before} before, {after} after"
     assert max(map(threads, pids)) <= THREADS_MAX
     assert " 0% packet loss" in ping.communicate(timeout=60)[0]
 
