@@ -2,7 +2,7 @@
 
 Size:   containers in a row, in network namespaces that were made before.
 Cases:  one, by the API, `dpu attach` and `dpu-cni`, with no other port there; then many in a row by the API,
-        the first of them beside the last: their ratio is what containers cost those after them.
+        those with the fewest others there beside those with the most: what containers cost each other.
 Checks: with all of them there, random pairs send each other numbered packets: each arrives once, where it
         belongs, and the counters of every port are exactly what was sent. In the end no row is used.
 """
@@ -174,17 +174,20 @@ def _in_a_row(daemon, containers, pairs):
     lost = talk(daemon, containers, pairs)
     yield results.result(f"{count} containers: {pairs} random pairs talk, lost", "packets", [lost])
     detached = [timed_ms(detach, daemon, container) for container in containers]
-    yield from _growth("detach", detached)
+    yield from _growth("detach", detached[::-1])
 
 
 def _growth(what, times):
-    """Results of the first and the last of a row, and what the last take more."""
+    """Results of those in a row with the fewest others beside them and the most, and what these take more.
+
+    times  ms, of the one without others first
+    """
     count, ends = len(times), min(ENDS, len(times) // 2)
-    first, last = sorted(times[:ends]), sorted(times[-ends:])
-    yield results.result(f"{count} containers, {what}: first {ends}", "ms", first)
-    yield results.result(f"{count} containers, {what}: last {ends}", "ms", last)
+    few, many = sorted(times[:ends]), sorted(times[-ends:])
+    yield results.result(f"{count} containers, {what}: {ends} with the fewest others", "ms", few)
+    yield results.result(f"{count} containers, {what}: {ends} with the most others", "ms", many)
     middle = ends // 2
-    yield results.result(f"{count} containers, {what}: last / first", "x", [last[middle] / first[middle]])
+    yield results.result(f"{count} containers, {what}: most / fewest", "x", [many[middle] / few[middle]])
 
 
 def talk(daemon, containers, pairs, frames=FRAMES, seed=SEED):
