@@ -296,7 +296,7 @@ def test_attach_by_name(host, monkeypatch):
     assert " 0% packet loss" in host.docker.cli(*ping).stdout
     wrong = host.dpu.cli("attach", "--container", "nobody")
     assert wrong.returncode == 1
-    assert "docker: Error response from daemon: No such container: nobody" in wrong.stderr
+    assert "docker: Error" in wrong.stderr and "No such container: nobody" in wrong.stderr
     assert host.dpu.cli("detach", "--container", "lone").stdout == f"{name}\n"
     assert sorted(host.ports()) == ["client", "web"]
     assert host.docker.cli(*ping, check=False).returncode == 1
