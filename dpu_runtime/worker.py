@@ -1,9 +1,10 @@
 """The worker: one compiled loop a CPU, from receive to transmit.
 
-A round: note the epoch, ask epoll which queues have packets, take one burst from each, run the
-pipeline, send. A queue whose burst was cut short stays on the list without asking epoll again; a port
-with rings in memory is looked at every round. With nothing to do the worker polls for IDLE_SPIN_US, asks
-the rings' drivers for a kick, and sleeps in epoll on all queues and its wake-up descriptor.
+A round: ask epoll which queues have packets, take one burst from each, run the pipeline, send, and
+note the epoch between bursts. A queue whose burst was cut short stays on the list without asking epoll
+again; a port with rings in memory is looked at every round. With nothing to do the worker polls for
+IDLE_SPIN_US, asks the rings' drivers for a kick, and sleeps in epoll on all queues and its wake-up
+descriptor.
 
 Nothing here allocates, locks or waits on another worker. It returns only when told to stop.
 """
@@ -254,6 +255,13 @@ def _serve_queue(w, shared, batch, port, now_ticks):
     return received, error == 0
 
 
+@helper
+def _note_epoch(w, shared):
+    """Say that nothing is in use that went before this epoch: between two bursts that is so."""
+    state = shared.worker_state[w.number]
+    store_release(state, WorkerWord.SEEN_EPOCH, load_acquire(shared.control, Control.EPOCH))
+
+
 @glue
 def _round(w, shared, batch, n_active):
     """One burst from each active port; returns (packets, ports still active)."""
@@ -266,6 +274,7 @@ def _round(w, shared, batch, n_active):
         if w.io.fds[port] != NO_FD:
             count, more = _serve_queue(w, shared, batch, port, now_ticks)
             packets += count
+            _note_epoch(w, shared)  # a round of floods to many ports is long to wait for
         if more:
             w.active[kept] = port
             kept += 1
@@ -300,7 +309,7 @@ def run_worker(w, shared, batch):
     packets = np.int64(0)
     idle_since = cycles()
     while load_acquire(control, Control.STOP) == np.uint64(0):
-        store_release(state, WorkerWord.SEEN_EPOCH, load_acquire(control, Control.EPOCH))
+        _note_epoch(w, shared)
         rounds += np.uint64(1)
         state[WorkerWord.ROUNDS] += np.uint64(1)
         if (n_active == 0 and packets == 0) or rounds % np.uint64(EPOLL_PERIOD) == np.uint64(0):
