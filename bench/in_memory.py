@@ -10,10 +10,12 @@ import numpy as np
 from dpu_runtime.batch import make_batch
 from dpu_runtime.shared import Control, SharedState
 from dpu_runtime.worker_thread import make_worker, shared_tables
+from drivers.entries import load_entries
 from drivers.port import Kind
 from kernels import layout, mac_table
 from kernels.acl_layout import ACTION_ALLOW
 from kernels.acl_table import build_stage, inactive_slot, publish, write_stage
+from kernels.reference import Lent
 
 ALL_OFFLOADS = (
     layout.PORT_TX_CSUM | layout.PORT_TX_TSO4 | layout.PORT_TX_TSO6 | layout.PORT_TX_USO | layout.PORT_TX_ECN
@@ -27,9 +29,10 @@ class InMemory:
         self.shared = SharedState.create()
         os.close(self.shared.fd)  # mapped, and nobody else will
         self.shared.control[Control.MAC_AGEING_TICKS] = mac_table.ageing_ticks(mac_table.MAC_AGEING_SECONDS)
-        self.tables = shared_tables(self.shared)
-        self.batch = make_batch()
-        self.worker = make_worker(self.shared, 0, 1, self.batch)
+        self.tables = Lent(shared_tables(self.shared))
+        self.batch = Lent(make_batch())
+        self.worker = Lent(make_worker(self.shared, 0, 1, self.batch))
+        load_entries(Kind.NULL, self.worker.io, self.batch, self.shared.drops[0])
 
     def add_port(self, index, flags=layout.PORT_UP | ALL_OFFLOADS, mtu=1500, mac=0, vlan=0, trunk=()):
         """A null port; its descriptor is its index, which no system call will see."""

@@ -7,8 +7,10 @@ to stop. Other threads add and remove ports beside it by single stores and epoll
 import contextlib
 import ctypes
 import logging
+import multiprocessing
 import os
 import select
+import signal
 import threading
 import time
 
@@ -27,19 +29,22 @@ from dpu_runtime.worker import (
     run_worker,
 )
 from drivers.af_xdp.rings import POOL_ARRAYS, start_queue
+from drivers.entries import load_drivers
 from drivers.io import make_io
 from drivers.libc import EPOLL_EVENT_BYTES
 from drivers.vhost_user.guard import MemoryGuard
 from kernels.acl_layout import ACL_LAYOUT, Acl
-from kernels.jit import cache_lock, kernel
+from kernels.jit import cache_is_empty, cache_lock, kernel
 from kernels.layout import PORTS_MAX
 from kernels.memory import cycles
+from kernels.reference import Lent
 from kernels.verdict_cache import new_verdict_cache
 
 log = logging.getLogger("dpu.worker")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 EPOLL_CTL_ADD = 1
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class _EpollEvent(ctypes.Structure):
@@ -83,11 +88,11 @@ class WorkerThread:
         self.cpu = cpu
         self.kick_fd = kick_fd
         self._shared = shared
-        self._tables = shared_tables(shared)
-        self._batch = make_batch()
+        self.tables = Lent(shared_tables(shared))
+        self.batch = Lent(make_batch())
         self._epoll = select.epoll()
         self._add_to_epoll(kick_fd, KICK_EVENT)
-        self._worker = make_worker(shared, number, workers, self._batch, self._epoll.fileno(), kick_fd)
+        self.worker = Lent(make_worker(shared, number, workers, self.batch, self._epoll.fileno(), kick_fd))
         self._call = None
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
@@ -112,19 +117,19 @@ class WorkerThread:
         state = self._shared.worker_state[self.number]
         state[WorkerWord.THREAD_ID] = threading.get_native_id()
         state[WorkerWord.CPU] = self.cpu
-        run_worker(self._worker, self._tables, self._batch)
+        run_worker(self.worker, self.tables, self.batch)
 
     def add_port(self, index, fd, queue, receives):
         """Send on queue `queue` of port `index`, whose descriptor is `fd`; poll it too when it `receives`."""
-        self._worker.io.queue[index] = queue
-        self._worker.io.fds[index] = fd
+        self.worker.io.queue[index] = queue
+        self.worker.io.fds[index] = fd
         if receives:
             self._add_to_epoll(fd, index)
 
     def del_port(self, index):
         """Neither poll nor send; the descriptor may be closed when the worker has passed an epoch."""
-        fd = int(self._worker.io.fds[index])
-        self._worker.io.fds[index] = NO_FD
+        fd = int(self.worker.io.fds[index])
+        self.worker.io.fds[index] = NO_FD
         if fd == RINGS_FD:
             self._set_polled([port for port in self._polled() if port != index])
         elif fd >= 0:
@@ -133,20 +138,20 @@ class WorkerThread:
 
     def add_ring_port(self, index):
         """Look at the rings of port `index` every round; its kicks come by `add_kick`."""
-        self._worker.io.fds[index] = RINGS_FD
+        self.worker.io.fds[index] = RINGS_FD
         self._set_polled([*self._polled(), index])
 
     def _polled(self):
-        half = self._worker.polled[int(self._worker.polled_version[0]) & 1]
+        half = self.worker.polled[int(self.worker.polled_version[0]) & 1]
         return half[1 : 1 + half[0]].tolist()
 
     def _set_polled(self, ports):
         """Replace the list of ports with rings; the worker may still be reading the old one."""
-        version = int(self._worker.polled_version[0]) + 1
-        half = self._worker.polled[version & 1]
+        version = int(self.worker.polled_version[0]) + 1
+        half = self.worker.polled[version & 1]
         half[1 : 1 + len(ports)] = ports
         half[0] = len(ports)
-        self._worker.polled_version[0] = version
+        self.worker.polled_version[0] = version
 
     def add_kick(self, index, ring, fd):
         """Take kicks of a ring of port `index` from eventfd `fd`.
@@ -165,7 +170,7 @@ class WorkerThread:
 
         A driver can fill its eventfd and have the write block; whoever reads the descriptor frees the worker.
         """
-        call = int(self._worker.io.calling[0]), int(self._shared.worker_state[self.number, WorkerWord.ROUNDS])
+        call = int(self.worker.io.calling[0]), int(self._shared.worker_state[self.number, WorkerWord.ROUNDS])
         before, self._call = self._call, call
         return call[0] - 1 if call[0] and call == before else -1
 
@@ -176,6 +181,10 @@ class WorkerThread:
     def join(self):
         """Wait for the end of the loop and give the private memory back."""
         self._thread.join()
+        self.close()
+
+    def close(self):
+        """Give back what the loop slept on."""
         self._epoll.close()
 
 
@@ -193,6 +202,29 @@ def tsc_hz():
     return int((ended - began) * 1_000_000_000 // (ended_ns - began_ns))
 
 
+def _at_most_as_long_as_its_parent(function, *args):
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    function(*args)
+
+
+@contextlib.contextmanager
+def _second_process(function, *args):
+    """Have another process compile beside this one, if the machine code is not on disk yet.
+
+    What it did not get done, this one does for itself.
+    """
+    process = None
+    if cache_is_empty():
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=_at_most_as_long_as_its_parent, args=(function, *args))
+        process.start()
+    try:
+        yield
+    finally:
+        if process is not None:
+            process.join()
+
+
 def prepare():
     """Load or compile the worker loop: runs it once, over memory of its own, with STOP set.
 
@@ -203,11 +235,14 @@ def prepare():
     kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     worker = WorkerThread(shared, 0, 0, kick)
     with cache_lock():
-        run_worker(worker._worker, worker._tables, worker._batch)
+        drivers = worker.worker.io, worker.batch, shared.drops[0]
+        with _second_process(load_drivers, *drivers):
+            run_worker(worker.worker, worker.tables, worker.batch)
+        load_drivers(*drivers)
         start_queue(shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS))
         guard = MemoryGuard()
         guard.install()
-    worker._epoll.close()
+    worker.close()
     os.close(kick)
     os.close(shared.fd)
     return tsc_hz(), guard

@@ -9,6 +9,7 @@ from collections import namedtuple
 import numpy as np
 
 from drivers.af_xdp.layout import BURST_FRAMES, PACKET_FRAMES_MAX
+from drivers.entry import ENTRIES
 from drivers.vhost_user.layout import CHAIN_MAX
 from kernels.layout import BATCH_SIZE, PORTS_MAX
 
@@ -19,6 +20,7 @@ CHAINS_MAX = BATCH_SIZE * BATCH_SIZE  # a frame fills up to BATCH_SIZE of them
 PortIo = namedtuple(
     "PortIo",
     [
+        "entries",  # uint64[len(Kind), len(Op)], drivers/entry.py, addresses of the drivers' machine code
         "worker",  # int, number of the worker
         "workers",  # int, how many there are
         "fds",  # int32[PORTS_MAX], queue descriptor to send on, negative: none
@@ -69,6 +71,7 @@ def make_io(worker, workers, shared, batch):
     batch   the worker's batch, of which drivers use `arena`, `iov` and `copies`
     """
     return PortIo(
+        entries=ENTRIES,
         worker=worker,
         workers=workers,
         fds=np.full(PORTS_MAX, -1, np.int32),

@@ -83,6 +83,11 @@ def cache_lock():
         yield
 
 
+def cache_is_empty():
+    """Whether no kernel of these sources has been compiled yet."""
+    return not any(cache_folder().rglob("*.nbi"))
+
+
 if PYTHON_MODE:
     np.seterr(over="ignore")  # unsigned wrap-around is meant
 
@@ -104,6 +109,8 @@ else:
     import numba
     from numba.extending import intrinsic
 
+    from kernels.helper_compiler import HelperCompiler
+
     numba.config.CACHE_DIR = str(cache_folder())
     _OPTIONS = {
         "nogil": True,
@@ -119,6 +126,7 @@ else:
     if not CALLABLE_HELPERS:
         # Compiled into kernels only: no entry points of their own, nothing to keep on disk.
         _HELPER_OPTIONS |= {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        _HELPER_OPTIONS["pipeline_class"] = HelperCompiler
 
     def kernel(function):
         """Compile `function` over a batch."""

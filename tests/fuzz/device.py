@@ -7,6 +7,7 @@ from kernels import layout
 from kernels.acl_layout import ACTION_ALLOW, ACTION_DROP
 from kernels.acl_table import AclRule
 from kernels.meter_table import BURST_MAX, RATE_MIN, RX, TX, WORD_PAID, write_meter
+from kernels.reference import Lent
 from tests.fuzz.corpus import host_mac
 from tests.fuzz.guarded import guarded_array, guarded_slots
 from tests.fuzz.loop import IOV_WORDS, MTU_AT, PORT_FLAGS_AT, VIOLATIONS_AT
@@ -88,14 +89,15 @@ class FuzzDevice(InMemory):
         super().__init__()
         rows = (layout.BATCH_SIZE, layout.ROW_BYTES)
         self.slots, self.ends = payload_slots()
-        self.batch = self.batch._replace(
+        batch = self.batch._replace(
             headers=guarded_array(rows),
             segment_headers=guarded_array(rows),
             segment_iov=guarded_array(8 * self.batch.segment_iov.size).view("u8").reshape(-1, 2),
             gro_arena=guarded_array(self.batch.gro_arena.shape),
             iov=guarded_array(8 * IOV_WORDS).view("u8"),
         )
-        self.worker = self.worker._replace(io=self.worker.io._replace(iov=self.batch.iov))
+        self.batch = Lent(batch)
+        self.worker = Lent(self.worker._replace(io=self.worker.io._replace(iov=batch.iov)))
         for index, port in enumerate(PORTS):
             self.add_port(index, mac=host_mac(index), **port)
             self.batch.iov[PORT_FLAGS_AT + index] = self.shared.ports[index]["flags"]

@@ -11,8 +11,9 @@ machine-code cache would not notice a change in another one below tests/.
 import numpy as np
 
 from dpu_runtime import egress, worker
-from drivers import burst
-from drivers.port import PortCounter
+from drivers.entries import DRIVERS
+from drivers.entry import Op
+from drivers.port import Kind, PortCounter
 from kernels.drops import Drop
 from kernels.jit import helper, kernel
 from kernels.layout import (
@@ -322,10 +323,10 @@ def _touch_payload(m, bad):
     return seen
 
 
-@helper
-def checked_tx(fd, headers, meta, order, count, iov, counters, drops):
-    """Stand in for null_tx: judge what it would send, touch all it would read."""
-    port = np.int64(fd)
+@kernel
+def checked_tx(io, port, headers, meta, order, count, counters, drops):
+    """Stand in for a null port's TX: judge what it would send, touch all it would read."""
+    iov = io.iov
     flags, mtu = np.uint32(iov[PORT_FLAGS_AT + port]), np.int64(iov[MTU_AT + port])
     bad = iov[VIOLATIONS_AT:]
     octets = seen = np.uint64(0)
@@ -395,5 +396,5 @@ def fuzz(w, shared, batch, corpus, ends, state, ports, packets):
 
 
 def install():
-    """Let null ports send by `checked_tx`. Before the first compilation, in a process of its own."""
-    burst.null_tx = checked_tx
+    """Let null ports send by `checked_tx`. Before they are loaded, in a process of its own."""
+    DRIVERS[Kind.NULL][Op.TX] = checked_tx
