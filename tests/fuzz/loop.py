@@ -323,10 +323,9 @@ def _touch_payload(m, bad):
     return seen
 
 
-@kernel
-def checked_tx(io, port, headers, meta, order, count, counters, drops):
-    """Stand in for a null port's TX: judge what it would send, touch all it would read."""
-    iov = io.iov
+@helper
+def judge_burst(port, headers, meta, order, count, iov, counters):
+    """Judge packets `order[:count]` on their way to a port, touch all that it would read."""
     flags, mtu = np.uint32(iov[PORT_FLAGS_AT + port]), np.int64(iov[MTU_AT + port])
     bad = iov[VIOLATIONS_AT:]
     octets = seen = np.uint64(0)
@@ -341,6 +340,12 @@ def checked_tx(io, port, headers, meta, order, count, counters, drops):
     counters[PortCounter.TX_PACKETS] += np.uint64(count)
     counters[PortCounter.TX_BYTES] += octets
     counters[PortCounter.TX_CALLS] += np.uint64(1)
+
+
+@kernel
+def _checked_tx(io, port, headers, meta, order, count, counters, drops):
+    """Stand in for a null port's TX."""
+    judge_burst(port, headers, meta, order, count, io.iov, counters)
 
 
 @helper
@@ -396,5 +401,5 @@ def fuzz(w, shared, batch, corpus, ends, state, ports, packets):
 
 
 def install():
-    """Let null ports send by `checked_tx`. Before they are loaded, in a process of its own."""
-    DRIVERS[Kind.NULL][Op.TX] = checked_tx
+    """Let null ports send by `_checked_tx`. Before they are loaded, in a process of its own."""
+    DRIVERS[Kind.NULL][Op.TX] = _checked_tx

@@ -79,8 +79,8 @@ def judge():
     from tests.fuzz import loop
 
     @kernel
-    def send(headers, meta, order, iov, counters, drops):
-        loop.checked_tx(0, headers, meta, order, 1, iov, counters, drops)
+    def send(headers, meta, order, iov, counters):
+        loop.judge_burst(0, headers, meta, order, 1, iov, counters)
 
     def found(fields):
         payload = np.zeros(64, np.uint8)
@@ -89,8 +89,7 @@ def judge():
             meta[name] = value
         iov = np.zeros(loop.IOV_WORDS, np.uint64)
         iov[loop.PORT_FLAGS_AT], iov[loop.MTU_AT] = PORT_UP, 256 - 14
-        counters, drops = np.zeros(16, np.uint64), np.zeros(64, np.uint64)
-        send(np.zeros((1, ROW_BYTES), np.uint8), meta, np.zeros(1, np.uint16), iov, counters, drops)
+        send(np.zeros((1, ROW_BYTES), np.uint8), meta, np.zeros(1, np.uint16), iov, np.zeros(16, np.uint64))
         bad = iov[loop.VIOLATIONS_AT :]
         return [name for name in dir(loop) if name.startswith("BAD_") and bad[getattr(loop, name)]]
 
