@@ -49,7 +49,6 @@ def child(state_fd, packets, seed):
     """Run the packets; raises what it finds."""
     from tests.fuzz import corpus, device, loop
 
-    loop.install()
     state = state_of(state_fd)
     state[loop.STATE_RANDOM] = np.uint64((seed * 0x9E3779B97F4A7C15 + 1) % (1 << 64) or 1)
     rng = random.Random(seed)

@@ -3,6 +3,9 @@
 import numpy as np
 
 from bench.in_memory import ALL_OFFLOADS, InMemory
+from drivers.entries import DRIVERS
+from drivers.entry import Op
+from drivers.port import Kind
 from kernels import layout
 from kernels.acl_layout import ACTION_ALLOW, ACTION_DROP
 from kernels.acl_table import AclRule
@@ -10,7 +13,7 @@ from kernels.meter_table import BURST_MAX, RATE_MIN, RX, TX, WORD_PAID, write_me
 from kernels.reference import Lent
 from tests.fuzz.corpus import host_mac
 from tests.fuzz.guarded import guarded_array, guarded_slots
-from tests.fuzz.loop import IOV_WORDS, MTU_AT, PORT_FLAGS_AT, VIOLATIONS_AT
+from tests.fuzz.loop import IOV_WORDS, MTU_AT, PORT_FLAGS_AT, VIOLATIONS_AT, checked_tx
 
 UP, CSUM, GRO = layout.PORT_UP, layout.PORT_TX_CSUM, layout.PORT_RX_GRO
 VERIFY, SPOOF, OWED = layout.PORT_RX_VERIFY, layout.PORT_SPOOF_CHECK, layout.PORT_RX_OWED
@@ -86,6 +89,7 @@ class FuzzDevice(InMemory):
     """Ports and tables; every buffer that is reached by address ends at a page that faults."""
 
     def __init__(self):
+        DRIVERS[Kind.NULL][Op.TX] = checked_tx
         super().__init__()
         rows = (layout.BATCH_SIZE, layout.ROW_BYTES)
         self.slots, self.ends = payload_slots()

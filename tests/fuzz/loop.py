@@ -11,9 +11,7 @@ machine-code cache would not notice a change in another one below tests/.
 import numpy as np
 
 from dpu_runtime import egress, worker
-from drivers.entries import DRIVERS
-from drivers.entry import Op
-from drivers.port import Kind, PortCounter
+from drivers.port import PortCounter
 from kernels.drops import Drop
 from kernels.jit import helper, kernel
 from kernels.layout import (
@@ -343,7 +341,7 @@ def judge_burst(port, headers, meta, order, count, iov, counters):
 
 
 @kernel
-def _checked_tx(io, port, headers, meta, order, count, counters, drops):
+def checked_tx(io, port, headers, meta, order, count, counters, drops):
     """Stand in for a null port's TX."""
     judge_burst(port, headers, meta, order, count, io.iov, counters)
 
@@ -398,8 +396,3 @@ def fuzz(w, shared, batch, corpus, ends, state, ports, packets):
         if _judge_verdicts(batch.meta, count, bad):
             break
     return count
-
-
-def install():
-    """Let null ports send by `_checked_tx`. Before they are loaded, in a process of its own."""
-    DRIVERS[Kind.NULL][Op.TX] = _checked_tx
