@@ -125,9 +125,10 @@ class DataPlane:
         if backend is not None:
             backend.close()
         port = self.ports.pop(index, None)  # a process before this one may have deleted it and died
-        for worker in self.workers:
-            worker.del_port(index)
+        fds = [worker.del_port(index) for worker in self.workers]
         self._pass_epoch()
+        for worker, fd in zip(self.workers, fds, strict=True):
+            worker.forget(fd)
         if port is not None:
             port.close()
         return {"ok": True}, ()

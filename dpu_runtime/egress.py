@@ -7,6 +7,7 @@ In:   `out_packet`/`out_port` of the batch.   Out: packets sent, drops and port 
 import numpy as np
 
 from dpu_runtime.shared import Stage
+from dpu_runtime.watch import note_burst
 from drivers.burst import tx_burst
 from drivers.libc import CLOCK_MONOTONIC, clock_gettime
 from drivers.port import PortCounter
@@ -306,6 +307,7 @@ def _send_port(w, shared, batch, port, taken, bare, now):
         count = _merge(shared, batch, port, count, counters)
     now = charge(kernel_counters, Stage.OFFLOAD, count, now)
     _offload_and_send(w, shared, batch, port, count, counters, drops)
+    note_burst(w, shared, port, count)
     return charge(kernel_counters, Stage.TX, count, now)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from dpu_runtime.egress import charge, clock_ns, egress
 from dpu_runtime.shared import Control, Stage, WorkerWord
+from dpu_runtime.watch import note_burst, note_look, unasked_port
 from drivers.burst import ask_kicks, ring_kicked, rx_burst, rx_done
 from drivers.libc import (
     CLOCK_MONOTONIC_COARSE,
@@ -61,6 +62,8 @@ Worker = namedtuple(
         "polled_version",  # uint64[1], its lowest bit names the half of `polled` in force
         "active",  # uint16[PORTS_MAX], ports whose queue may hold packets
         "is_active",  # uint8[PORTS_MAX]
+        "unasked",  # uint16[1 + PORTS_MAX], ports that epoll does not watch: how many, then which; watch.py
+        "looks",  # uint16[PORTS_MAX], looks in a row that found nothing, of such a port
         "events",  # uint8[EVENTS_MAX * EPOLL_EVENT_BYTES]
         "words",  # uint64[4], timespec and eventfd value
         "cache_ingress",  # verdict caches of kernels/filter
@@ -110,10 +113,16 @@ def _mark_active(w, port, n_active):
 
 @helper
 def _mark_polled(w, n_active):
-    """Put the ports with rings on the list; returns its length."""
+    """Put the ports that are looked at unasked on the list; returns its length."""
     half = np.int64(load_acquire(w.polled_version, 0) & np.uint64(1))
     for k in range(np.int64(w.polled[half, 0])):
         n_active = _mark_active(w, np.int64(w.polled[half, 1 + k]), n_active)
+    place = np.int64(w.unasked[0])
+    while place > 0:  # from the end: what leaves the list is replaced by the last
+        port = unasked_port(w, place)
+        if port >= 0:
+            n_active = _mark_active(w, port, n_active)
+        place -= 1
     return n_active
 
 
@@ -274,6 +283,8 @@ def _round(w, shared, batch, n_active):
         if w.io.fds[port] != NO_FD:
             count, more = _serve_queue(w, shared, batch, port, now_ticks)
             packets += count
+            note_burst(w, shared, port, count)
+            note_look(w, port, count)
             _note_epoch(w, shared)  # a round of floods to many ports is long to wait for
         if more:
             w.active[kept] = port
@@ -319,7 +330,8 @@ def run_worker(w, shared, batch):
             idle_since = cycles()
             continue
         pause()  # a ring's index that is read all the time is slow to write for its driver
-        if n_active == 0 and cycles() - idle_since >= _spin_cycles(control):
+        quiet = n_active == 0 and w.unasked[0] == 0
+        if quiet and cycles() - idle_since >= _spin_cycles(control):
             if not _ask_kicks(w):
                 state[WorkerWord.SLEEPS] += np.uint64(1)
                 n_active = _poll(w, n_active, SLEEP_MS)

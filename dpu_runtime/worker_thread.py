@@ -31,7 +31,7 @@ from dpu_runtime.worker import (
 from drivers.af_xdp.rings import POOL_ARRAYS, start_queue
 from drivers.entries import load_drivers
 from drivers.io import make_io
-from drivers.libc import EPOLL_EVENT_BYTES
+from drivers.libc import EPOLL_CTL_ADD, EPOLL_EVENT_BYTES
 from drivers.vhost_user.guard import MemoryGuard
 from kernels.acl_layout import ACL_LAYOUT, Acl
 from kernels.jit import cache_is_empty, cache_lock, kernel
@@ -43,7 +43,6 @@ from kernels.verdict_cache import new_verdict_cache
 log = logging.getLogger("dpu.worker")
 
 _libc = ctypes.CDLL(None, use_errno=True)
-EPOLL_CTL_ADD = 1
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -73,6 +72,8 @@ def make_worker(shared, number, workers, batch, epoll_fd=-1, kick_fd=-1):
         polled_version=np.zeros(1, np.uint64),
         active=np.zeros(PORTS_MAX, np.uint16),
         is_active=np.zeros(PORTS_MAX, np.uint8),
+        unasked=np.zeros(1 + PORTS_MAX, np.uint16),
+        looks=np.zeros(PORTS_MAX, np.uint16),
         events=np.zeros(EVENTS_MAX * EPOLL_EVENT_BYTES, np.uint8),
         words=np.zeros(4, np.uint64),
         cache_ingress=new_verdict_cache(),
@@ -122,17 +123,22 @@ class WorkerThread:
     def add_port(self, index, fd, queue, receives):
         """Send on queue `queue` of port `index`, whose descriptor is `fd`; poll it too when it `receives`."""
         self.worker.io.queue[index] = queue
+        self.worker.io.watched[index] = receives
         self.worker.io.fds[index] = fd
         if receives:
             self._add_to_epoll(fd, index)
 
     def del_port(self, index):
-        """Neither poll nor send; the descriptor may be closed when the worker has passed an epoch."""
+        """Neither poll nor send; returns the descriptor, for `forget` when the worker has passed an epoch."""
         fd = int(self.worker.io.fds[index])
         self.worker.io.fds[index] = NO_FD
         if fd == RINGS_FD:
             self._set_polled([port for port in self._polled() if port != index])
-        elif fd >= 0:
+        return fd
+
+    def forget(self, fd):
+        """Have epoll not watch a descriptor of a deleted port; then it may be closed."""
+        if fd >= 0:
             with contextlib.suppress(OSError):  # it may only send, or be lost already
                 self._epoll.unregister(fd)
 

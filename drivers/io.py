@@ -25,6 +25,7 @@ PortIo = namedtuple(
         "workers",  # int, how many there are
         "fds",  # int32[PORTS_MAX], queue descriptor to send on, negative: none
         "queue",  # uint16[PORTS_MAX], number of that queue
+        "watched",  # uint8[PORTS_MAX], 1: epoll said that there is something, dpu_runtime/watch.py
         "rx_queue",  # uint32[1], queue of the burst at hand, for the choice of the queue to send on
         "next_pair",  # uint16[PORTS_MAX], queue pair of a ring port to look at first
         "counters",  # uint64[PORTS_MAX, PORT_COUNTER_COUNT], this worker's of every port
@@ -76,6 +77,7 @@ def make_io(worker, workers, shared, batch):
         workers=workers,
         fds=np.full(PORTS_MAX, -1, np.int32),
         queue=np.zeros(PORTS_MAX, np.uint16),
+        watched=np.ones(PORTS_MAX, np.uint8),
         rx_queue=np.zeros(1, np.uint32),
         next_pair=np.full(PORTS_MAX, worker, np.uint16),
         counters=shared.port_counters[worker],

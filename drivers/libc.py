@@ -25,6 +25,7 @@ SOL_SOCKET = 1  # asm-generic/socket.h
 SO_ERROR = 4
 
 EPOLLIN = 0x1  # sys/epoll.h
+EPOLL_CTL_ADD = 1
 EPOLL_CTL_DEL = 2
 EPOLL_EVENT_BYTES = 12  # struct epoll_event is packed on x86-64
 CLOCK_MONOTONIC = 1  # linux/time.h

@@ -51,7 +51,7 @@ def packet_rx(io, port, headers, meta, counters, drops):
     error = np.int64(0) if more else np.int64(EAGAIN)
     if losing:
         counters[PortCounter.RX_MISSED] += _missed(io, port)
-    if count + bad == _0 and not more:
+    if count + bad == _0 and not more and io.watched[port] != 0:
         error = _pending_error(io, port)
     counters[PortCounter.RX_PACKETS] += count + bad
     counters[PortCounter.RX_BYTES] += octets

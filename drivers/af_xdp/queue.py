@@ -66,7 +66,8 @@ def xdp_rx(io, port, headers, meta, counters, drops):
     io.xdp_burst[FRAMES] = _0
     cursor, waiting = rx_waiting(row)
     if waiting == _0:
-        return np.int64(0), _look_at_quiet(io.fds[port], row)
+        error = np.int64(libc.EAGAIN)
+        return np.int64(0), _look_at_quiet(io.fds[port], row) if io.watched[port] != 0 else error
     row["quiet"] = 0
     rows = address_of(headers)
     row_bytes = np.uint64(headers.shape[1])
