@@ -5,7 +5,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench libdpu install-cni lock clean
+.PHONY: help setup demo test lint format bench bench-quick bench-report libdpu install-cni lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -28,10 +28,14 @@ format: setup ## let ruff lay the code out
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: setup ## NAME=kernels: run bench/kernels.py
-	@test -n "$(NAME)" -a -f "bench/$(NAME).py" || \
-		{ echo "make bench NAME=..., one of:" $(sort $(basename $(notdir $(wildcard bench/[a-z]*.py)))); exit 2; }
-	@.venv/bin/python -m bench.$(NAME)
+bench: setup ## all benches beside their peers, within 30 min; NAME=kernels: that one (root)
+	@.venv/bin/python -m bench $(NAME)
+
+bench-quick: setup ## the same, small: within 5 min (root)
+	@.venv/bin/python -m bench --quick $(NAME)
+
+bench-report: setup ## take bench/out/ into bench/figures/ and the tables of README.md and bench/README.md
+	@.venv/bin/python -m bench.report
 
 libdpu: setup ## build/libdpu: libdpu.so and dpu.pc, for host programs in C
 	@$(MAKE) --no-print-directory -C drivers/host

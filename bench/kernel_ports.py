@@ -161,7 +161,8 @@ def _compare(program, contenders, octets, seconds, repeats, stolen):
         for group in ("testpmd", "OVS", "bridge"):
             peers = [one for one in contenders if one.group == group and one.kind in (ours.kind, None)]
             best = [max(pair) for pair in zip(*(rates[one.name] for one in peers), strict=True)]
-            yield results.ratio(f"{octets} B: {ours.name} / {group}", rates[ours.name], best)
+            mpps = [[rate / PACKETS_PER_MPACKET for rate in side] for side in (rates[ours.name], best)]
+            yield results.ratio(f"{octets} B: {ours.name} / {group}", *mpps, "Mpps")
 
 
 def _easy(program, contenders, seconds):

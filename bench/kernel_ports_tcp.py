@@ -95,10 +95,10 @@ def _tcp(contenders, seconds, repeats):
         yield results.result(f"TCP: {name}", "Gbit/s", values)
     if OFFLOAD in rates:
         for ours, theirs in TCP_RATIOS:
-            yield results.ratio(f"TCP: {ours} / {theirs}", rates[ours], rates[theirs])
+            yield results.ratio(f"TCP: {ours} / {theirs}", rates[ours], rates[theirs], "Gbit/s")
         best_ovs = [max(pair) for pair in zip(*(rates[name] for name in OVS), strict=True)]
         for ours in (OFFLOAD, WITHOUT, DPU_XDP):
-            yield results.ratio(f"TCP: {ours} / best OVS", rates[ours], best_ovs)
+            yield results.ratio(f"TCP: {ours} / best OVS", rates[ours], best_ovs, "Gbit/s")
 
 
 def _round_trips(contenders, requests, repeats):
@@ -114,7 +114,7 @@ def _round_trips(contenders, requests, repeats):
             yield results.result(f"ping -A, p{percent}: {name}", "us", values)
         for ours in (OFFLOAD, DPU_XDP) if OFFLOAD in times else ():
             title = f"ping -A, p{percent}: {ours} / {BRIDGE}"
-            yield results.ratio(title, times[ours], times[BRIDGE])
+            yield results.ratio(title, times[ours], times[BRIDGE], "us", lower_is_better=True)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def _compare(title, figures, bridge, dpu, repeats, sample):
         ours = [values[column] for values in taken["dpu"]]
         yield results.result(f"{title}, {figure}: bridge", "us", theirs)
         yield results.result(f"{title}, {figure}: DPU", "us", ours)
-        yield results.ratio(f"{title}, {figure}: DPU / bridge", ours, theirs)
+        yield results.ratio(f"{title}, {figure}: DPU / bridge", ours, theirs, "us", lower_is_better=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import platform
 import shutil
 import statistics
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "out"
 REPEATS = 7  # at least, without the dropped first one
 PACKAGES = ("numba", "numpy", "llvmlite")
+PEERS = ("dpdk", "openvswitch-switch-dpdk", "iperf3", "qemu-system-x86", "iproute2")  # Debian packages
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Result:
     """One figure: median, lowest and highest of its repeats.
 
     checksum_of_output  what the measured code made, the same for the same size; 0: nothing to compare
+    ours, theirs        of a ratio: the medians it is of, in `of_unit`
+    lower_is_better     of a ratio: of times, say
     """
 
     name: str
@@ -36,6 +39,19 @@ class Result:
     low: float
     high: float
     checksum_of_output: int = 0
+    ours: float | None = None
+    theirs: float | None = None
+    of_unit: str = ""
+    lower_is_better: bool = False
+
+    @property
+    def verdict(self):
+        """Of a ratio: "ahead", "behind", or "tie" when both came first in some pair; else nothing."""
+        if self.ours is None:
+            return ""
+        if self.low <= 1 <= self.high:
+            return "tie"
+        return "ahead" if (self.low > 1) != self.lower_is_better else "behind"
 
 
 def missing_packages(packages):
@@ -65,23 +81,42 @@ def alternate(samples, repeats=REPEATS):
     return values
 
 
-def ratio(name, ours, theirs):
-    """Result of the ratios of two lists of figures that were measured in alternation, pair by pair."""
-    return result(name, "x", [a / b for a, b in zip(ours, theirs, strict=True)])
+def ratio(name, ours, theirs, unit="", lower_is_better=False):
+    """Result of the ratios of two lists of figures that were measured in alternation, pair by pair.
+
+    unit  of the figures
+    """
+    made = result(name, "x", [a / b for a, b in zip(ours, theirs, strict=True)])
+    sides = {"ours": statistics.median(ours), "theirs": statistics.median(theirs)}
+    return replace(made, **sides, of_unit=unit, lower_is_better=lower_is_better)
 
 
 def table(results):
     """Text with one line a result, columns aligned."""
-    rows = [("name", "median", "low", "high", "unit")]
-    rows += [(r.name, figure(r.median), figure(r.low), figure(r.high), r.unit) for r in results]
+    rows = [(r.name, figure(r.median), figure(r.low), figure(r.high), r.unit) for r in results]
+    return _aligned([("name", "median", "low", "high", "unit"), *rows], words=(0, 4))
+
+
+def comparison(results):
+    """Text with one line a ratio: ours, the peer's, how they compare; `results` by script."""
+    rows = [("script", "figure", "ours", "peer", "unit", "ratio", "low", "high", "")]
+    for script, made in results.items():
+        for r in made:
+            if r.ours is not None:
+                sides = figure(r.ours), figure(r.theirs), r.of_unit
+                ratios = (figure(value) for value in (r.median, r.low, r.high))
+                rows.append((script, r.name, *sides, *ratios, r.verdict))
+    return _aligned(rows, words=(0, 1, 4, 8))
+
+
+def _aligned(rows, words):
+    """Lines of `rows` of texts; columns `words` begin, the others end below each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        name, *figures, unit = (
-            text.ljust(width) if column in (0, 4) else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join((name, *figures, unit)).rstrip())
+
+    def cell(column, text):
+        return text.ljust(widths[column]) if column in words else text.rjust(widths[column])
+
+    lines = ("  ".join(cell(column, text) for column, text in enumerate(row)).rstrip() for row in rows)
     return "\n".join(lines)
 
 
@@ -100,6 +135,7 @@ def environment():
         "kernel": platform.release(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "peers": {name: _debian_version(name) for name in PEERS},
         "commit": _git("rev-parse", "--short=12", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
         "load": [round(load, 2) for load in os.getloadavg()],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -120,6 +156,15 @@ def _version(package):
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _debian_version(package):
+    """Version of an installed Debian package, or None."""
+    if shutil.which("dpkg-query") is None:
+        return None
+    words = ["dpkg-query", "--show", "--showformat=${Version}", package]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
 
 
 def _git(*args):

@@ -78,7 +78,7 @@ def _variant(title, bridge, dpu, seconds, repeats, words):
     return [
         results.result(f"{title}: bridge", "Gbit/s", rates["bridge"]),
         results.result(f"{title}: DPU", "Gbit/s", rates["dpu"]),
-        results.ratio(f"{title}: DPU / bridge", rates["dpu"], rates["bridge"]),
+        results.ratio(f"{title}: DPU / bridge", rates["dpu"], rates["bridge"], "Gbit/s"),
         *(_stage_results(title, before, after) if not words else ()),
     ]
 

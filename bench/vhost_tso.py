@@ -148,7 +148,7 @@ def _compare(title, made, take, repeats, stolen):
         yield results.result(f"{title}: {name}, lost", "packets", [one.total.lost for one in case])
     for ours in (name for name in rates if name.startswith("DPU")):
         for theirs in ("testpmd io", ours.replace("DPU", "OVS-DPDK")):
-            yield results.ratio(f"{title}: {ours} / {theirs}", rates[ours], rates[theirs])
+            yield results.ratio(f"{title}: {ours} / {theirs}", rates[ours], rates[theirs], "Gbit/s")
 
 
 if __name__ == "__main__":

@@ -150,9 +150,8 @@ def _compare(title, contenders, octets, seconds, repeats, stolen):
             if not theirs.name.startswith("DPU") and (
                 theirs.full == ours.full or theirs.name == "testpmd io"
             ):
-                yield results.ratio(
-                    f"{title}: {ours.name} / {theirs.name}", rates[ours.name], rates[theirs.name]
-                )
+                sides = rates[ours.name], rates[theirs.name]
+                yield results.ratio(f"{title}: {ours.name} / {theirs.name}", *sides, "Mpps")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench import results
-from bench.results import Result, alternate, environment, ratio, result, table, write_json
+from bench.results import Result, alternate, comparison, environment, ratio, result, table, write_json
 
 
 def test_a_result_has_median_low_and_high():
@@ -25,9 +25,34 @@ def test_samples_alternate_and_the_first_round_is_dropped():
 
 
 def test_a_ratio_is_taken_pair_by_pair():
-    assert ratio("ours / theirs", [1, 4, 9], [1, 2, 3]) == Result("ours / theirs", 2, "x", 1, 3)
+    made = ratio("ours / theirs", [1, 4, 9], [1, 2, 3], "Mpps")
+    assert made == Result("ours / theirs", 2, "x", 1, 3, ours=4, theirs=2, of_unit="Mpps")
     with pytest.raises(ValueError, match="shorter"):
         ratio("x", [1, 2], [1])
+
+
+@pytest.mark.parametrize(
+    "ours, lower_is_better, verdict",
+    [
+        ([3, 4], False, "ahead"),
+        ([3, 4], True, "behind"),
+        ([1, 1], False, "behind"),
+        ([1, 1], True, "ahead"),
+        ([1, 3], False, "tie"),
+        ([2, 3], True, "tie"),
+    ],
+)
+def test_a_ratio_within_the_noise_is_a_tie(ours, lower_is_better, verdict):
+    assert ratio("x", ours, [2, 2], lower_is_better=lower_is_better).verdict == verdict
+    assert result("x", "Mpps", ours).verdict == ""
+
+
+def test_the_comparison_has_both_sides_of_every_ratio():
+    made = [result("DPU", "Mpps", [4, 5]), ratio("DPU / bridge", [4, 5], [2, 2], "Mpps")]
+    assert comparison({"ports": made, "none": []}).splitlines() == [
+        "script  figure        ours  peer  unit  ratio   low  high",
+        "ports   DPU / bridge  4.50  2.00  Mpps   2.25  2.00  2.50  ahead",
+    ]
 
 
 def test_the_table_aligns_its_columns():
@@ -43,8 +68,6 @@ def test_the_json_names_the_machine_and_the_commit(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "OUT", tmp_path)
     path = write_json("kernels", [Result("parse", 2, "ns", 1, 3, 4)], environment(), peer="bridge")
     data = json.loads(path.read_text())
-    assert data["results"] == [
-        {"name": "parse", "median": 2, "unit": "ns", "low": 1, "high": 3, "checksum_of_output": 4}
-    ]
+    assert [Result(**row) for row in data["results"]] == [Result("parse", 2, "ns", 1, 3, 4)]
     assert data["bench"] == "kernels" and data["peer"] == "bridge"
     assert data["machine"] and data["kernel"] and data["commit"] and data["packages"]["numba"]
