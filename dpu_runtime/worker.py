@@ -2,9 +2,9 @@
 
 A round: ask epoll which queues have packets, take one burst from each, run the pipeline, send, and
 note the epoch between bursts. A queue whose burst was cut short stays on the list without asking epoll
-again; a port with rings in memory is looked at every round. With nothing to do the worker polls for
-IDLE_SPIN_US, asks the rings' drivers for a kick, and sleeps in epoll on all queues and its wake-up
-descriptor.
+again; a port with rings in memory, or a busy one (watch.py), is looked at every round. With nothing to
+do the worker polls for IDLE_SPIN_US, asks the rings' drivers for a kick, and sleeps in epoll on all
+queues and its wake-up descriptor.
 
 Nothing here allocates, locks or waits on another worker. It returns only when told to stop.
 """

@@ -1,9 +1,8 @@
-"""Compile policy: the only file that calls numba's compiler.
+"""Compile policy: the only file that calls numba's compiler; helper_compiler.py is what it has of a helper.
 
     @kernel    a function over a batch; compiled `nogil`, cached on disk
     @helper    a per-packet function that kernels call; LLVM inlines it
-    @glue      a function that only calls others in order; inlined before types are inferred, so
-               that what it calls is compiled once and not again at each level
+    @glue      a function that only calls others in order; put into its caller before types are inferred
     @primitive(python)   an LLVM-level intrinsic with a plain-Python stand-in
     @callback("void(i4, u8)")   a function that C calls, without the interpreter: `.address` is where
 
@@ -29,7 +28,14 @@ import numpy as np
 CACHE_DAYS_MAX = 30  # days without use
 _PACKAGES = ("kernels", "drivers", "dpu_runtime")
 _ROOT = Path(__file__).resolve().parent.parent
-_CONSTANTS = ("layout.py", "drivers/port.py", "dpu_runtime/shared.py")  # compiled in from files without code
+# compiled in from files without code: constants, and the order of fields in tuples
+_CONSTANTS = (
+    "layout.py",
+    "drivers/port.py",
+    "drivers/io.py",
+    "dpu_runtime/shared.py",
+    "dpu_runtime/batch.py",
+)
 
 PYTHON_MODE = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 CHECKED_MODE = os.environ.get("NUMBA_BOUNDSCHECK", "0") not in ("", "0")
