@@ -96,7 +96,7 @@ def root_lacks():
 
 @functools.cache
 def debian_packages():
-    """Debian package -> command, those that `make setup` installs."""
+    """Debian package -> a command or file of it, those that `make setup` installs."""
     lines = (_ROOT / "scripts" / "debian-packages").read_text().splitlines()
     return dict(line.split() for line in lines if line and not line.startswith("#"))
 
@@ -107,7 +107,8 @@ def pytest_runtest_setup(item):
     for marker in item.iter_markers("package"):
         for name in marker.args:
             assert name in debian_packages(), f"package {name!r} is not in scripts/debian-packages"
-            if shutil.which(debian_packages()[name]) is None:
+            brought = debian_packages()[name]
+            if shutil.which(brought) is None and not Path(brought).exists():
                 pytest.skip(f"needs the Debian package {name}: make setup, as root, installs it")
 
 
