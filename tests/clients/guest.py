@@ -122,9 +122,12 @@ class Guest:
         if time.monotonic() > end:
             raise GuestError(f"{what}: no answer in time, so far {self._received!r}\n{self.log()}")
 
-    def _answer(self, end, what):
-        """What a command printed, and its exit status."""
+    def _answer(self, end, what, line=b""):
+        """What a command printed, and its exit status; `line` is sent again if the port lost some of it."""
         while not (found := re.search(rb"\n?@exit (\d+)\r?\n", self._received)):
+            if line and (lost := re.search(rb"\n?@again\r?\n", self._received)):
+                self._received = self._received[lost.end() :]
+                self._shell.sendall(line)
             self._check(end, what)
             if select.select([self._shell], [], [], 0.1)[0]:
                 self._received += self._shell.recv(1 << 16)
@@ -140,8 +143,9 @@ class Guest:
         """Run a shell command line in the guest; returns what it printed and its exit status."""
         assert "\n" not in command, command
         end = time.monotonic() + timeout_s + SLACK_S
-        self._shell.sendall(f"{timeout_s:.0f} {command}\n".encode())
-        text, code = self._answer(end, command)
+        line = f"@run {len(command)} {timeout_s:.0f} {command}\n".encode()
+        self._shell.sendall(line)
+        text, code = self._answer(end, command, line)
         if check and code:
             raise GuestError(f"{command}: exit {code}\n{text}\n{self.log()}")
         return text, code

@@ -74,6 +74,20 @@ def test_huge_pages_are_given_back():
     assert shared or number() == before
 
 
+class _Lossy:
+    """A serial port that loses the first octets of what is sent next."""
+
+    def __init__(self, shell, octets):
+        self._shell, self._octets = shell, octets
+
+    def sendall(self, line):
+        self._shell.sendall(line[self._octets :])
+        self._octets = 0
+
+    def __getattr__(self, name):
+        return getattr(self._shell, name)
+
+
 @uses_testpmd
 @uses_guest
 def test_guest_takes_commands_and_pings_its_peer(device, socket_dir):
@@ -85,6 +99,9 @@ def test_guest_takes_commands_and_pings_its_peer(device, socket_dir):
         assert "2 packets received" in guest.run("ping -c 2 -i 0.2 10.9.0.2")
         assert guest.run("printf 'no newline'") == "no newline"
         assert guest.status("exit 3") == ("", 3)
+        for octets in (3, 8):
+            guest._shell = _Lossy(guest._shell, octets)
+            assert guest.run("echo whole") == "whole\n"
         with pytest.raises(GuestError, match="exit 143"):
             guest.run("sleep 10", timeout_s=1)
         guest.start("sleep 1; echo later")

@@ -10,7 +10,7 @@ from drivers.af_packet.if_packet import SOL_PACKET, TPACKET_V2, PacketOption
 from drivers.port import PortCounter
 from kernels.layout import BATCH_SIZE, HEADER_BYTES, HEADROOM_BYTES
 from tests.drivers.af_packet.frames import frame, gso_frame, tagged
-from tests.drivers.af_packet.packet_bursts import IN_PORT, Plane
+from tests.drivers.af_packet.packet_bursts import IN_PORT, WAIT_S, Plane
 
 pytestmark = [pytest.mark.root, pytest.mark.compiled]
 
@@ -198,12 +198,13 @@ def test_flows_are_spread_over_two_queues_and_none_comes_twice(veth):
     for _ in range(each):
         for flow in range(flows):
             pair.wire.send(gso_frame(100, port=1000 + flow)[1])
-    got = [worker.wait(1) for worker in workers]
-    for worker, frames in zip(workers, got, strict=True):
-        worker.done()
-        while extra := worker.receive()[0]:
-            frames += [worker.frame(i) for i in range(extra)]
+    got = [[], []]
+    end = time.monotonic() + WAIT_S
+    while len(got[0]) + len(got[1]) < flows * each and time.monotonic() < end:
+        for worker, frames in zip(workers, got, strict=True):  # each queue has its frames at times of its own
+            frames += [worker.frame(i) for i in range(worker.receive()[0])]
             worker.done()
+    assert not any(worker.receive()[0] for worker in workers)
     assert len(got[0]) + len(got[1]) == flows * each
     ports = [{one[34:36] for one in frames} for frames in got]
     assert ports[0] and ports[1] and not ports[0] & ports[1]
