@@ -14,7 +14,7 @@ mpl.rcParams["svg.hashsalt"] = "dpu"  # the same figures, the same file
 OURS, PEER, LINE = "#1f6f8b", "#b8bfc6", "#c0392b"
 ROW_INCHES, WIDTH_INCHES, HEAD_INCHES = 0.28, 9.0, 1.1
 FORMATS = ("svg", "png")
-LEFT_OUT = (", sent", ", lost", "that others had")  # ends of names that only the table has
+LEFT_OUT = (", sent", ", lost", ", retransmitted", "that others had")  # ends of names that only the table has
 
 
 def _by_unit(results):

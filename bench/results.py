@@ -59,6 +59,12 @@ def missing_packages(packages):
     return sorted(package for program, package in packages.items() if shutil.which(program) is None)
 
 
+def require(packages):
+    """Raise RuntimeError that says what to install when a program of {program: package} is not there."""
+    if missing := missing_packages(packages):
+        raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
+
+
 def result(name, unit, values, checksum_of_output=0):
     """Result of the figures of all repeats."""
     values = list(values)

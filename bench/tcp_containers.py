@@ -1,8 +1,12 @@
-"""TCP between two containers through the DPU, beside a Linux bridge: iperf3, default settings, alternating.
+"""TCP between two containers through the DPU, beside what a user would pick, by iperf3, alternating.
 
-Size:   seconds a measurement; each is taken on the bridge, then on the DPU, --repeats times.
-CPUs:   the DPU's worker on CPU 1, as configured by default; iperf3 where the scheduler puts it, or on --cpus.
-Checks: the DPU's counters add up and it dropped nothing; else the script fails.
+Beside: a Linux bridge; Open vSwitch's user-space datapath with and without TSO; with filtering, a bridge with
+        nftables, its rules in a list and in a set; a veth pair without a switch, the limit of all of them.
+Size:   seconds a measurement; every pair of a variant has its turn, --repeats times after a dropped round.
+CPUs:   iperf3's client on CPU 0, its server on 1, unless --cpus says otherwise; the DPU's worker on CPU 1, as
+        configured by default, and Open vSwitch there too. The kernel forwards on the sender's CPU.
+Checks: the rate is what the receiver counted; the DPU's counters add up and it dropped nothing; else the
+        script fails. What was lost on the way is what TCP sent again.
 """
 
 import json
@@ -10,30 +14,55 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import results
-from bench.peers.bridge import Bridge
-from bench.peers.containers import Containers
+from bench.peers import pairs
 from bench.peers.hosts import end, stop_on_signals
 from bench.peers.hosts import run as run_here
+from bench.peers.pairs import BRIDGE, DPU, NFT_LIST, NFT_SET, OVS, OVS_PLAIN, VETH
 
 PORT = 5201
 CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 BITS_PER_GBIT = 1e9
-STREAMS = 4
 PROFILE_HZ = 999
 PROFILE_LINES_MAX = 40
 PROFILE_PERCENT_MIN = 0.5
 NO_RULES = 0
 
-# name -> (iperf3's words, rules in force)
-VARIANTS = {
-    "one stream": ([], False),
-    "one stream, reverse": (["-R"], False),
-    f"{STREAMS} streams": (["-P", str(STREAMS)], False),
-    "one stream, {rules} rules": ([], True),
-}
+
+@dataclass(frozen=True)
+class Variant:
+    """Something to measure, on the DPU and on `peers`.
+
+    words     of iperf3
+    filtered  by the DPU, with as many rules as nftables has all the time
+    stages    show the DPU's cycles a packet of each stage
+    """
+
+    title: str
+    words: tuple = ()
+    peers: tuple = (VETH, BRIDGE, OVS)
+    filtered: bool = False
+    stages: bool = False
+
+
+VARIANTS = (
+    Variant("one stream", peers=(VETH, BRIDGE, OVS, OVS_PLAIN), stages=True),
+    Variant("one stream, reverse", ("-R",), (BRIDGE,)),
+    Variant("4 streams", ("-P", "4")),
+    Variant("16 streams", ("-P", "16")),
+    Variant("one stream, {rules} rules", (), (BRIDGE, NFT_LIST, NFT_SET), filtered=True, stages=True),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement: what arrived, and segments that were sent again."""
+
+    gbit: float
+    retransmitted: int
 
 
 def serve(pair):
@@ -42,45 +71,58 @@ def serve(pair):
     pair.server.wait_listening(PORT)
 
 
+def stream(pair, seconds, words=()):
+    """Sample of `seconds` of iperf3."""
+    argv = ["iperf3", "-c", pair.address, "-p", str(PORT), "-t", str(seconds), "-J", *words]
+    sums = json.loads(pair.client.run(*argv))["end"]
+    gbit = sums["sum_received"]["bits_per_second"] / BITS_PER_GBIT
+    return Sample(gbit, sums["sum_sent"]["retransmits"])
+
+
 def gbit_per_second(pair, seconds, words=()):
     """Rate that arrived, in Gbit/s."""
-    argv = ["iperf3", "-c", pair.address, "-p", str(PORT), "-t", str(seconds), "-J", *words]
-    report = json.loads(pair.client.run(*argv))
-    return report["end"]["sum_received"]["bits_per_second"] / BITS_PER_GBIT
+    return stream(pair, seconds, words).gbit
 
 
-def run(size, repeats=results.REPEATS, rules=1000, cpus=None, profile=False):
+def run(size, repeats=results.REPEATS, rules=1000, cpus=pairs.APART, profile=False):
     """Measure all variants, `size` seconds each time; returns rates, ratios and the DPU's cycles."""
-    made = []
-    with Bridge(cpus) as bridge, Containers(cpus) as dpu:
-        dpu.wait_for_standby()  # its start takes a CPU
+    results.require({**pairs.PACKAGES, "iperf3": "iperf3"})
+    names = dict.fromkeys(name for variant in VARIANTS for name in (*variant.peers, DPU))
+    options = {name: {"rules": rules} for name in (NFT_LIST, NFT_SET)}
+    with pairs.made(names, cpus, **options) as there:
+        dpu = there[DPU]
         workers = [worker["cpu"] for worker in dpu.stats()["workers"]]
         control = CONGESTION_CONTROL.read_text().strip()
-        print(f"DPU workers on CPU {workers}, iperf3 on {cpus or 'any'}, congestion control {control}")
-        for pair in (bridge, dpu):
+        print(f"DPU workers on CPU {workers}, iperf3 on {cpus}, congestion control {control}")
+        for pair in there.values():
             serve(pair)
-        for title, (words, with_rules) in VARIANTS.items():
-            dpu.set_rules(rules if with_rules else NO_RULES)
-            made += _variant(title.format(rules=rules), bridge, dpu, size, repeats, words)
+        made = []
+        for variant in VARIANTS:
+            dpu.set_rules(rules if variant.filtered else NO_RULES)
+            made += measured(variant, variant.title.format(rules=rules), there, size, repeats)
         if profile:
             dpu.set_rules(NO_RULES)
             print(worker_profile(dpu, size))
     return made
 
 
-def _variant(title, bridge, dpu, seconds, repeats, words):
+def measured(variant, title, there, seconds, repeats):
+    """Results of a variant, on those of the pairs `there` that it is for."""
+    dpu, names = there[DPU], (*variant.peers, DPU)
     before = dpu.stats()
-    samples = {pair.name: lambda pair=pair: gbit_per_second(pair, seconds, words) for pair in (bridge, dpu)}
-    rates = results.alternate(samples, repeats)
-    after = dpu.stats()
-    dropped = after["balance"]["dropped"] - before["balance"]["dropped"]
-    assert dropped == 0, f"{title}: the DPU dropped {dropped} packets: {after['drops']}"
-    return [
-        results.result(f"{title}: bridge", "Gbit/s", rates["bridge"]),
-        results.result(f"{title}: DPU", "Gbit/s", rates["dpu"]),
-        results.ratio(f"{title}: DPU / bridge", rates["dpu"], rates["bridge"], "Gbit/s"),
-        *(_stage_results(title, before, after) if not words else ()),
-    ]
+    taken = results.alternate(
+        {name: lambda pair=there[name]: stream(pair, seconds, variant.words) for name in names}, repeats
+    )
+    after = pairs.check_dropped(dpu, before, title)
+    rates = {name: [sample.gbit for sample in samples] for name, samples in taken.items()}
+    for name, samples in taken.items():
+        yield results.result(f"{title}: {name}", "Gbit/s", rates[name])
+        again = [sample.retransmitted for sample in samples]
+        yield results.result(f"{title}: {name}, retransmitted", "segments", again)
+    for name in variant.peers:
+        yield results.ratio(f"{title}: DPU / {name}", rates[DPU], rates[name], "Gbit/s")
+    if variant.stages:
+        yield from _stage_results(title, before, after)
 
 
 def _stage_results(title, before, after):
@@ -125,6 +167,6 @@ if __name__ == "__main__":
         __doc__,
         repeats={"type": int, "default": results.REPEATS, "help": "pairs of measurements"},
         rules={"type": int, "default": 1000, "help": "rules in the variant with rules; default: 1000"},
-        cpus={"help": "CPUs for iperf3, such as 0 or 0,1; default: any"},
+        cpus={**pairs.CPUS_OPTION, "help": "CPUs for iperf3's client and server; default: 0 1"},
         profile={"action": "store_true", "help": "show where the worker's time goes, by perf"},
     )

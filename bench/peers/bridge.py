@@ -2,7 +2,7 @@
 
 import contextlib
 
-from bench.peers.hosts import CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Host
+from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Host
 
 INTERFACE = "eth0"
 
@@ -13,10 +13,9 @@ class Bridge:
     name = "bridge"
     address = SERVER_ADDRESS
 
-    def __init__(self, cpus=None):
+    def __init__(self, cpus=ANYWHERE):
         with contextlib.ExitStack() as made:
-            self.client = made.enter_context(Host(cpus))
-            self.server = made.enter_context(Host(cpus))
+            self.client, self.server = (made.enter_context(Host(cpu)) for cpu in cpus)
             self._switch = made.enter_context(Host())
             self._switch.run("ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")
             self._switch.run("ip", "link", "set", "br0", "up")

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from bench.peers.dpu import settled_stats
-from bench.peers.hosts import CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Host
+from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Host
 from dpu_runtime.client import Client
 from examples.dpu_daemon import DpuDaemon
 
@@ -48,14 +48,13 @@ class Containers:
     name = "dpu"
     address = SERVER_ADDRESS
 
-    def __init__(self, cpus=None, env=None, start=True):
+    def __init__(self, cpus=ANYWHERE, env=None, start=True):
         self._env = env
         self._pidfds = {}
         self.daemon = None
         with contextlib.ExitStack() as made:
             self._folder = made.enter_context(tempfile.TemporaryDirectory(prefix="dpu-bench-"))
-            self.client = made.enter_context(Host(cpus))
-            self.server = made.enter_context(Host(cpus))
+            self.client, self.server = (made.enter_context(Host(cpu)) for cpu in cpus)
             made.callback(self._end_all)
             self._config = Path(self._folder, "dpu.toml")
             self._config.write_text(self._text())

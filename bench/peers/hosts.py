@@ -16,6 +16,7 @@ from pathlib import Path
 CLIENT_ADDRESS = "10.0.0.3"
 SERVER_ADDRESS = "10.0.0.2"
 PREFIX = 24
+ANYWHERE = (None, None)  # CPUs of a pair's client and server: where the scheduler puts them
 COMMAND_SECONDS_MAX = 120.0
 LISTEN_SECONDS_MAX = 5.0
 STOP_SECONDS_MAX = 3.0  # from SIGTERM to SIGKILL

@@ -13,12 +13,13 @@ class OvsKernel(OpenVSwitch):
     """A learning switch that joins `wires`, its threads on `cpu`.
 
     afxdp  ports of the type afxdp, polled by a thread of their own; else the main thread reads packet sockets
+    tso    take TCP segments of up to 64 KB; not with afxdp
     """
 
-    def __init__(self, wires, cpu, folder, afxdp=False):
+    def __init__(self, wires, cpu, folder, afxdp=False, tso=False):
         self.wires = wires
         kind = ["type=afxdp", "options:xdp-mode=native"] if afxdp else ["type=system"]
-        other_config = {"pmd-cpu-mask": hex(1 << cpu)}
+        other_config = {"pmd-cpu-mask": hex(1 << cpu), "userspace-tso-enable": str(tso).lower()}
         super().__init__(wires.switch, SWITCH, folder, other_config, dict.fromkeys(PORTS, kind))
 
     def begin(self):

@@ -8,7 +8,7 @@ Here are those that the kernel brings: none at all (Direct), and a bridge (Kerne
 
 import contextlib
 
-from bench.peers.hosts import CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Host
+from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Host
 
 INTERFACE = "eth0"
 PORTS = ("port0", "port1")
@@ -21,14 +21,15 @@ class Wires:
 
     gro     the ports have NAPI, which bench/peers/wire_load.c needs, and merge received TCP segments
     direct  the two hosts are on one veth pair, and `switch` has no interface
+    cpus    of processes of the two hosts
     """
 
     address = SERVER_ADDRESS
 
-    def __init__(self, cpu, gro=False, direct=False):
+    def __init__(self, cpu, gro=False, direct=False, cpus=ANYWHERE):
         with contextlib.ExitStack() as made:
-            self.near = self.client = made.enter_context(Host())
-            self.far = self.server = made.enter_context(Host())
+            self.near, self.far = (made.enter_context(Host(where)) for where in cpus)
+            self.client, self.server = self.near, self.far
             self.switch = made.enter_context(Host(str(cpu)))
             if direct:
                 self._pair(self.near, INTERFACE, self.far, INTERFACE)

@@ -11,6 +11,9 @@ import pytest
 from bench.peers.bridge import Bridge
 from bench.peers.containers import Containers
 from bench.peers.hosts import Host
+from bench.peers.nftables import LIST, SET, Nftables
+from bench.peers.ovs_pair import OvsPair
+from bench.peers.veth import Veth
 from tests import leaks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,12 +32,12 @@ with Bridge(), Containers() as dpu:
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.package("iproute2", "iputils-ping"),
+    pytest.mark.package("iproute2", "iputils-ping", "ethtool", "nftables", "openvswitch-switch-dpdk"),
     pytest.mark.usefixtures("daemons_as_users_run_them"),
 ]
 
 
-@pytest.mark.parametrize("peer", [Bridge, Containers])
+@pytest.mark.parametrize("peer", [Veth, Bridge, OvsPair, Nftables, Containers])
 def test_a_pair_reaches_each_other(peer):
     with peer() as pair:
         assert "3 received" in pair.client.run("ping", "-c", "3", "-i", "0.05", "-W", "2", pair.address)
@@ -48,6 +51,18 @@ def test_the_counters_of_the_containers_add_up():
         balance = dpu.stats()["balance"]
         assert balance["received"] >= 8  # three requests, three answers, ARP both ways
         assert balance["dropped"] == 0
+
+
+@pytest.mark.parametrize("form", [LIST, SET])
+def test_nftables_drops_what_its_last_rule_names(form):
+    with Nftables(rules=20, form=form) as pair:
+        host = pair.server.run("cat", "/sys/class/net/eth0/address").strip()
+        pair.client.run("ip", "route", "add", "198.51.100.0/24", "dev", "eth0")
+        pair.client.run("ip", "neighbour", "add", "198.51.100.19", "lladdr", host, "dev", "eth0")
+        connect = f"exec 3<>/dev/tcp/198.51.100.19/{1024 + 19}"
+        pair.client.start("timeout", "0.2", "bash", "-c", connect).wait()
+        assert "counter packets 1 bytes 60" in pair.listed()
+        assert pair.listed().count("drop") == (20 if form == LIST else 1)
 
 
 def test_a_failing_command_shows_what_it_printed():

@@ -1,0 +1,39 @@
+"""Open vSwitch's user-space datapath between two hosts, by packet sockets, with the offloads it can do.
+
+With TSO it takes TCP segments of 64 KB in one piece; without, it cannot, and the hosts cut them before.
+"""
+
+import contextlib
+import tempfile
+
+from bench.peers.hosts import ANYWHERE
+from bench.peers.ovs_kernel import OvsKernel
+from bench.peers.wires import Wires
+
+SWITCH_CPU = 1  # where the DPU's worker is
+
+
+class OvsPair:
+    """A pair of hosts; see hosts.py. Its threads sleep while nothing is to forward."""
+
+    def __init__(self, cpus=ANYWHERE, tso=True):
+        self.name = "OVS" if tso else "OVS, no TSO"
+        with contextlib.ExitStack() as made:
+            folder = made.enter_context(tempfile.TemporaryDirectory(prefix="dpu-bench-"))
+            wires = made.enter_context(Wires(SWITCH_CPU, cpus=cpus))
+            if not tso:
+                wires.without_offloads()
+            switch = made.enter_context(OvsKernel(wires, SWITCH_CPU, folder, tso=tso))
+            switch.begin()
+            self.client, self.server, self.address = wires.client, wires.server, wires.address
+            self._made = made.pop_all()
+
+    def close(self):
+        """Take it down; twice is allowed."""
+        self._made.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
