@@ -13,15 +13,32 @@ import platform
 import shutil
 import statistics
 import subprocess
+import sys
+import time
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "bench" / "out"
+OUT = Path(os.environ.get("DPU_BENCH_OUT", ROOT / "bench" / "out"))
+CPU_SYSTEM = Path("/sys/devices/system/cpu")
 REPEATS = 7  # at least, without the dropped first one
+PAIRS_MIN = 5  # of a ratio, but for quick runs
 PACKAGES = ("numba", "numpy", "llvmlite")
-PEERS = ("dpdk", "openvswitch-switch-dpdk", "iperf3", "qemu-system-x86", "iproute2")  # Debian packages
+PEERS = (  # Debian packages
+    "dpdk-dev",
+    "openvswitch-switch-dpdk",
+    "qemu-system-x86",
+    "iproute2",
+    "iptables",
+    "nftables",
+    "iperf3",
+    "sockperf",
+    "nginx-light",
+    "wrk",
+    "redis-server",
+    "valgrind",
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,7 @@ class Result:
     checksum_of_output  what the measured code made, the same for the same size; 0: nothing to compare
     ours, theirs        of a ratio: the medians it is of, in `of_unit`
     lower_is_better     of a ratio: of times, say
+    pairs               of a ratio: measurements of either side
     """
 
     name: str
@@ -43,6 +61,7 @@ class Result:
     theirs: float | None = None
     of_unit: str = ""
     lower_is_better: bool = False
+    pairs: int = 0
 
     @property
     def verdict(self):
@@ -55,8 +74,10 @@ class Result:
 
 
 def missing_packages(packages):
-    """Debian packages of {program: package} whose program is not there, sorted."""
-    return sorted(package for program, package in packages.items() if shutil.which(program) is None)
+    """Debian packages of {program or file: package} that are not there, sorted."""
+    return sorted(
+        package for program, package in packages.items() if shutil.which(program, mode=os.F_OK) is None
+    )
 
 
 def require(packages):
@@ -93,14 +114,14 @@ def ratio(name, ours, theirs, unit="", lower_is_better=False):
     unit  of the figures
     """
     made = result(name, "x", [a / b for a, b in zip(ours, theirs, strict=True)])
-    sides = {"ours": statistics.median(ours), "theirs": statistics.median(theirs)}
+    sides = {"ours": statistics.median(ours), "theirs": statistics.median(theirs), "pairs": len(ours)}
     return replace(made, **sides, of_unit=unit, lower_is_better=lower_is_better)
 
 
 def table(results):
     """Text with one line a result, columns aligned."""
     rows = [(r.name, figure(r.median), figure(r.low), figure(r.high), r.unit) for r in results]
-    return _aligned([("name", "median", "low", "high", "unit"), *rows], words=(0, 4))
+    return aligned([("name", "median", "low", "high", "unit"), *rows], words=(0, 4))
 
 
 def comparison(results):
@@ -112,11 +133,11 @@ def comparison(results):
                 sides = figure(r.ours), figure(r.theirs), r.of_unit
                 ratios = (figure(value) for value in (r.median, r.low, r.high))
                 rows.append((script, r.name, *sides, *ratios, r.verdict))
-    return _aligned(rows, words=(0, 1, 4, 8))
+    return aligned(rows, words=(0, 1, 4, 8))
 
 
-def _aligned(rows, words):
-    """Lines of `rows` of texts; columns `words` begin, the others end below each other."""
+def aligned(rows, words):
+    """Text, a line for each of `rows` of texts; columns `words` begin, the others end below each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 
     def cell(column, text):
@@ -139,6 +160,9 @@ def environment():
         "machine": _cpu_model(),
         "cpus": os.cpu_count(),
         "kernel": platform.release(),
+        "smt": _system("smt/control"),
+        "governor": _system("cpu0/cpufreq/scaling_governor"),
+        "mitigations": _mitigations(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "peers": {name: _debian_version(name) for name in PEERS},
@@ -155,6 +179,18 @@ def _cpu_model():
         return platform.processor()
     lines = (line.partition(":") for line in text.splitlines())
     return next((value.strip() for key, _, value in lines if key.strip() == "model name"), platform.machine())
+
+
+def _system(name):
+    """What a file of CPU_SYSTEM says, None where it is not: a virtual machine has no governor."""
+    path = CPU_SYSTEM / name
+    return path.read_text().strip() if path.is_file() else None
+
+
+def _mitigations():
+    """What the kernel does about the CPU's vulnerabilities, of those that it has."""
+    found = {path.name: path.read_text().strip() for path in CPU_SYSTEM.glob("vulnerabilities/*")}
+    return {name: text for name, text in sorted(found.items()) if text != "Not affected"}
 
 
 def _version(package):
@@ -183,7 +219,7 @@ def write_json(name, results, where, **more):
 
     where  `environment()` as it was before the measurement; `more` is kept beside the results
     """
-    OUT.mkdir(exist_ok=True)
+    OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / f"{name}.json"
     data = {"bench": name, **where, **more, "results": [asdict(r) for r in results]}
     path.write_text(json.dumps(data, indent=2) + "\n")
@@ -203,6 +239,8 @@ def main(name, run, size, description, **options):
     where = environment()
     print(f"{where['machine']}, {where['cpus']} CPUs, Linux {where['kernel']}, commit {where['commit']}")
     print(f"load at the start: {where['load'][0]}")
+    began = time.monotonic()
     results = run(**given)
     print(table(results))
-    print(f"written: {write_json(name, results, where, **given).relative_to(ROOT)}")
+    took = {"arguments": " ".join(sys.argv[1:]), "took_seconds": round(time.monotonic() - began, 1)}
+    print(f"written: {write_json(name, results, where, **took, **given)}")

@@ -1,6 +1,7 @@
-"""All benches, and with which arguments `make bench` and `make bench-quick` run them.
+"""All benches, and with which arguments `make bench`, `make bench-quick` and `make bench-guard` run them.
 
-A script with `quick` of None is not of the quick run. Both runs have an end in sight: 30 and 5 minutes.
+A script with `quick` of None is not of the quick run, with `guard` of None not of the guard's. All three have
+an end in sight: 30 minutes, 5, and 2.
 """
 
 from dataclasses import dataclass
@@ -10,29 +11,47 @@ from dataclasses import dataclass
 class Bench:
     """A script of this folder.
 
-    full, quick  arguments as a line of words; quick None: it takes too long
+    full, quick, guard  arguments as a line of words; None: it takes too long
+    needs               Debian packages of scripts/debian-packages
+    root                it makes network namespaces
     """
 
     name: str
     full: str = ""
     quick: str | None = None
+    guard: str | None = None
+    needs: tuple = ()
+    root: bool = True
 
+
+_TCP = ("iproute2", "iperf3")
+_PEERS = ("iproute2", "dpdk-dev", "openvswitch-switch-dpdk")
+_C = ("gcc", "libc6-dev")
 
 SUITE = (
-    Bench("kernels", quick="--size 60"),
-    Bench("tcp_containers", full="--size 1", quick="--size 1 --repeats 1"),
-    Bench("latency", quick="--size 3000 --repeats 3 --seconds 1"),
-    Bench("vhost_user", quick="--quick"),
-    Bench("vhost_tso", quick="--size 200 --repeats 2"),
-    Bench("host_programs"),
-    Bench("kernel_ports", quick="--quick"),
-    Bench("kernel_ports_tcp", quick="--quick"),
-    Bench("attach", quick="--size 50 --repeats 3 --pairs 100"),
-    Bench("soak_attach"),
-    Bench("recovery"),
-    Bench("vhost_reconnect"),
-    Bench("idle"),
-    Bench("start"),
+    Bench("kernels", quick="--size 60", root=False),
+    Bench(
+        "tcp_containers",
+        full="--size 1",
+        quick="--size 1 --repeats 1",
+        needs=(*_TCP, *_PEERS, "nftables"),
+    ),
+    Bench(
+        "latency",
+        quick="--size 3000 --repeats 3 --seconds 1",
+        needs=("iproute2", "iputils-ping", "sockperf"),
+    ),
+    Bench("vhost_user", quick="--quick", needs=_PEERS),
+    Bench("vhost_tso", quick="--size 200 --repeats 2", needs=(*_PEERS, *_C)),
+    Bench("host_programs", needs=("iproute2", *_C)),
+    Bench("kernel_ports", quick="--quick", needs=(*_PEERS, *_C, "ethtool")),
+    Bench("kernel_ports_tcp", quick="--quick", needs=(*_PEERS, "ethtool", "iperf3", "iputils-ping")),
+    Bench("attach", quick="--size 50 --repeats 3 --pairs 100", needs=("iproute2",)),
+    Bench("soak_attach", needs=("iproute2",)),
+    Bench("recovery", needs=(*_TCP, "iputils-ping")),
+    Bench("vhost_reconnect", needs=(*_PEERS, *_C)),
+    Bench("idle", needs=("iproute2",)),
+    Bench("start", needs=("iproute2",)),
 )
 
 

@@ -81,9 +81,18 @@ def measure_undisturbed(contender, octets, seconds, tries=TRIES_MAX):
     return undisturbed(lambda: measure(contender, octets, seconds), tries)
 
 
-def run(size, repeats=results.REPEATS, rules=RULES, quick=False, peers_only=False, priority=False):
+def run(
+    size,
+    repeats=results.REPEATS,
+    rules=RULES,
+    octets=FRAME_OCTETS,
+    quick=False,
+    peers_only=False,
+    priority=False,
+):
     """Measure all of it, `size` ms each time; returns rates, losses and ratios.
 
+    octets    frames of these sizes
     quick     shorter and less often
     priority  before all others on both CPUs, where the machine is shared
     """
@@ -99,8 +108,8 @@ def run(size, repeats=results.REPEATS, rules=RULES, quick=False, peers_only=Fals
                     raise_priority(
                         {pid for one in contenders for pid in (*one.client.pids, *one.switch.pids)}
                     )
-                for octets in FRAME_OCTETS:
-                    made += _compare(f"{title}, {octets} B", contenders, octets, seconds, repeats, stolen)
+                for frame in octets:
+                    made += _compare(f"{title}, {frame} B", contenders, frame, seconds, repeats, stolen)
     return [*made, results.result("time of both CPUs that others had", "%", stolen)]
 
 
@@ -164,6 +173,7 @@ if __name__ == "__main__":
             __doc__,
             repeats={"type": int, "default": results.REPEATS, "help": "rounds of measurements"},
             rules={"type": int, "default": RULES, "help": f"rules of the full pipeline; default: {RULES}"},
+            octets={"type": int, "nargs": "+", "default": FRAME_OCTETS, "help": "sizes of frames"},
             quick={"action": "store_true", "help": f"{QUICK_REPEATS} rounds of {QUICK_MS} ms"},
             priority={"action": "store_true", "help": "run before all else, on a machine with other work"},
             peers_only={"action": "store_true", "help": "without the DPU"},

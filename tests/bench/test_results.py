@@ -26,7 +26,7 @@ def test_samples_alternate_and_the_first_round_is_dropped():
 
 def test_a_ratio_is_taken_pair_by_pair():
     made = ratio("ours / theirs", [1, 4, 9], [1, 2, 3], "Mpps")
-    assert made == Result("ours / theirs", 2, "x", 1, 3, ours=4, theirs=2, of_unit="Mpps")
+    assert made == Result("ours / theirs", 2, "x", 1, 3, ours=4, theirs=2, of_unit="Mpps", pairs=3)
     with pytest.raises(ValueError, match="shorter"):
         ratio("x", [1, 2], [1])
 
@@ -70,4 +70,6 @@ def test_the_json_names_the_machine_and_the_commit(tmp_path, monkeypatch):
     data = json.loads(path.read_text())
     assert [Result(**row) for row in data["results"]] == [Result("parse", 2, "ns", 1, 3, 4)]
     assert data["bench"] == "kernels" and data["peer"] == "bridge"
+    assert "spectre_v2" not in data["mitigations"] or data["mitigations"]["spectre_v2"] != "Not affected"
+    assert data["peers"].keys() >= {"dpdk-dev", "openvswitch-switch-dpdk", "iperf3", "nftables"}
     assert data["machine"] and data["kernel"] and data["commit"] and data["packages"]["numba"]

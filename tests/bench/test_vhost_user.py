@@ -32,7 +32,7 @@ def test_lost_is_a_part_of_what_was_sent():
 
 
 def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr(results.shutil, "which", lambda _: None)
+    monkeypatch.setattr(results.shutil, "which", lambda *_, **__: None)
     assert results.missing_packages(vhost_user.PACKAGES) == ["dpdk-dev", "openvswitch-switch-dpdk"]
     with pytest.raises(RuntimeError, match="apt-get install dpdk-dev openvswitch-switch-dpdk"):
         vhost_user.run(1)
