@@ -12,7 +12,8 @@ import re
 import shutil
 import sys
 
-from bench.results import OUT, ROOT, Result, figure
+from bench.possible import derived
+from bench.results import OUT, ROOT, Result, compared, figure
 
 FIGURES = ROOT / "bench" / "figures"
 BEGIN, END = "<!-- figures: begin, generated -->", "<!-- figures: end -->"
@@ -74,6 +75,37 @@ def block(figures, names, hidden_units=(), shown=None):
     )
 
 
+def compared_figures(figures):
+    """Markdown of every ratio: ours, the peer's, what is possible, and how that is derived; "" without any.
+
+    Possible is what bench/limits.py measured on the same machine; on others it says nothing.
+    """
+    results = {name: [Result(**row) for row in data["results"]] for name, data in figures.items()}
+    limits = figures.get("limits")
+    lines, ways = [], {}
+    for name, made in results.items():
+        here = {name: made}
+        if limits and _machine(limits) == _machine(figures[name]):
+            here["limits"] = results["limits"]
+        for row in compared(here):
+            way = derived(name, row[1]) if row[4] != "-" else ""
+            mark = f"[{ways.setdefault(way, len(ways) + 1)}]" if way else ""
+            lines.append("| " + " | ".join((*row[:4], f"{row[4]} {mark}".strip(), *row[5:])) + " |")
+    if not lines:
+        return ""
+    head = [
+        "Every ratio. *Possible* is a floor of the machine, made of what `bench/limits.py` measured on it:",
+        "",
+    ]
+    head += ["| script | figure | ours | peer | possible | unit | ratio | lowest | highest | |"]
+    head += ["| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: | --- |"]
+    return "\n".join([*head, *lines, "", *(f"[{number}] {way}.  " for way, number in ways.items())])
+
+
+def _machine(data):
+    return data["machine"], data["cpus"], data["kernel"]
+
+
 def with_block(text, generated):
     """`text` with what stands between its markers replaced. Raises ValueError without markers."""
     before, begin, rest = text.partition(BEGIN)
@@ -87,7 +119,9 @@ def documents(figures):
     """What each generated document should say: path -> text."""
     blocks = {
         ROOT / "README.md": block(figures, HEADLINES, DETAIL_UNITS, HEADLINE_ROWS),
-        ROOT / "bench" / "README.md": block(figures, figures),
+        ROOT / "bench" / "README.md": "\n\n".join(
+            filter(None, (compared_figures(figures), block(figures, figures)))
+        ),
     }
     return {path: with_block(path.read_text(), text) for path, text in blocks.items()}
 

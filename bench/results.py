@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from bench.possible import possible
+
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path(os.environ.get("DPU_BENCH_OUT", ROOT / "bench" / "out"))
 CPU_SYSTEM = Path("/sys/devices/system/cpu")
@@ -124,16 +126,25 @@ def table(results):
     return aligned([("name", "median", "low", "high", "unit"), *rows], words=(0, 4))
 
 
-def comparison(results):
-    """Text with one line a ratio: ours, the peer's, how they compare; `results` by script."""
-    rows = [("script", "figure", "ours", "peer", "unit", "ratio", "low", "high", "")]
+def compared(results):
+    """Rows of texts, one a ratio: ours, the peer's, what is possible, how they compare; `results` by script.
+
+    With those of bench/limits.py among them, of the same machine, it says what is possible.
+    """
+    limits = {r.name: r.median for r in results.get("limits", ())}
     for script, made in results.items():
         for r in made:
             if r.ours is not None:
-                sides = figure(r.ours), figure(r.theirs), r.of_unit
+                floor = possible(script, r.name, limits)
+                sides = figure(r.ours), figure(r.theirs), "-" if floor is None else figure(floor), r.of_unit
                 ratios = (figure(value) for value in (r.median, r.low, r.high))
-                rows.append((script, r.name, *sides, *ratios, r.verdict))
-    return aligned(rows, words=(0, 1, 4, 8))
+                yield script, r.name, *sides, *ratios, r.verdict
+
+
+def comparison(results):
+    """Text of `compared`, aligned."""
+    heads = ("script", "figure", "ours", "peer", "possible", "unit", "ratio", "low", "high", "")
+    return aligned([heads, *compared(results)], words=(0, 1, 5, 9))
 
 
 def aligned(rows, words):

@@ -52,6 +52,11 @@ SUITE = (
     Bench("vhost_reconnect", needs=(*_PEERS, *_C)),
     Bench("idle", needs=("iproute2",)),
     Bench("start", needs=("iproute2",)),
+    Bench(
+        "limits",
+        quick="--size 60 --repeats 1",
+        needs=(*_TCP, *_C, "ethtool", "iputils-ping", "sockperf"),
+    ),
 )
 
 

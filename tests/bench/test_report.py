@@ -1,9 +1,10 @@
 import json
+from dataclasses import asdict
 
 import pytest
 
 from bench import report
-from bench.results import ROOT
+from bench.results import ROOT, ratio, result
 
 
 def test_documents_say_what_was_measured():
@@ -75,6 +76,30 @@ def test_a_changed_figure_makes_a_document_stale():
     changed = json.loads(json.dumps(figures))
     changed["tcp_containers"]["results"][0]["median"] += 1
     assert report.documents(changed) != report.documents(figures)
+
+
+def measured(*rows, machine="M"):
+    """Data of a script that measured `rows`."""
+    return {"machine": machine, "cpus": 2, "kernel": "6.18", "results": [asdict(row) for row in rows]}
+
+
+def test_ratios_are_beside_what_is_possible_on_the_same_machine():
+    ratios = measured(
+        ratio("port to port, 64 B: DPU, bare / testpmd io", [10, 12], [5, 5], "Mpps"),
+        ratio("port to port, 64 B: DPU, bare / OVS-DPDK, bare", [10, 12], [12, 12], "Mpps"),
+        result("port to port, 64 B: DPU, bare", "Mpps", [10, 12]),
+    )
+    figures = {"limits": measured(result("bare ring, 64 B", "Mpps", [20])), "vhost_user": ratios}
+    text = report.compared_figures(figures)
+    assert text.count("\n| vhost_user |") == 2
+    unit = "11.00 | 5.00 | 20.00 [1] | Mpps | 2.20 | 2.00 | 2.40 | ahead |"
+    assert f"| vhost_user | port to port, 64 B: DPU, bare / testpmd io | {unit}" in text
+    assert "| 20.00 [1] | Mpps | 0.917 | 0.833 | 1.00 | tie |" in text
+    assert text.endswith('[1] "bare ring, 64 B".  ')
+
+    figures["limits"]["machine"] = "another"
+    assert "| 11.00 | 5.00 | - | Mpps |" in report.compared_figures(figures)
+    assert report.compared_figures({"kernels": measured(result("parse", "ns", [1]))}) == ""
 
 
 def test_a_document_without_markers_is_an_error():

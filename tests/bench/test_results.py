@@ -50,8 +50,8 @@ def test_a_ratio_within_the_noise_is_a_tie(ours, lower_is_better, verdict):
 def test_the_comparison_has_both_sides_of_every_ratio():
     made = [result("DPU", "Mpps", [4, 5]), ratio("DPU / bridge", [4, 5], [2, 2], "Mpps")]
     assert comparison({"ports": made, "none": []}).splitlines() == [
-        "script  figure        ours  peer  unit  ratio   low  high",
-        "ports   DPU / bridge  4.50  2.00  Mpps   2.25  2.00  2.50  ahead",
+        "script  figure        ours  peer  possible  unit  ratio   low  high",
+        "ports   DPU / bridge  4.50  2.00         -  Mpps   2.25  2.00  2.50  ahead",
     ]
 
 
