@@ -1,21 +1,41 @@
-"""Round-trip times between two containers through the DPU, beside a Linux bridge, alternating.
+"""Round-trip times between two containers through the DPU, beside what a user would pick, alternating.
 
-Figures: mean of `ping -f`; percentiles of `ping -A`, which waits for each answer, and of a TCP ping-pong.
-Size:    echo requests a measurement; the ping-pong takes --seconds.
-Checks:  no echo request is lost; the DPU's counters add up and it dropped nothing.
+Beside:  a Linux bridge; for the ping-pongs Open vSwitch's user-space datapath too, and a veth pair, the
+         limit of all of them.
+         What a wake-up of another process costs is shown as well: it needs two, the DPU's way four.
+Figures: mean of `ping -f`; percentiles of `ping -A`, which waits for each answer, and of a TCP and a UDP
+         ping-pong of 64 B, alone and beside a TCP stream of 1 Gbit/s between the same two hosts.
+Size:    echo requests a measurement; a ping-pong takes --seconds.
+CPUs:    the client's programs on CPU 0, the server's on 1, unless --cpus says otherwise; the DPU's worker on
+         CPU 1, as configured by default, and Open vSwitch there too.
+Checks:  no echo request is lost, answers are what was sent; lost messages are a figure, and what the stream
+         carried; the DPU's counters add up and it dropped nothing.
 """
 
+import contextlib
 import re
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
-from bench import results
-from bench.peers.bridge import Bridge
-from bench.peers.containers import Containers
-from bench.peers.hosts import stop_on_signals
+from bench import results, tcp_containers
+from bench.peers import pairs, ping_pong
+from bench.peers.hosts import end, stop_on_signals
+from bench.peers.pairs import BRIDGE, DPU, OVS, VETH
 
-PORT = 11111
-MESSAGE_BYTES = 64
-PERCENTILES = (50, 99)
+PACKAGES = {**pairs.PACKAGES, "ping": "iputils-ping", "iperf3": "iperf3", "gcc": "gcc"}
+PEERS = (VETH, BRIDGE, OVS, DPU)
+INTERFACE = "eth0"
+MESSAGE_OCTETS = 64
+PERCENTILES = (50, 99)  # of ping
+PING_PONG_PERCENTILES = (50, 99, 99.9)
 US_PER_MS = 1e3
+LOAD_GBIT = 1
+LOAD_BEGINS_OCTETS = 1e6
+LOAD_BEGINS_SECONDS_MAX = 5.0
+LOAD_SECONDS_MAX = 60
+ROUND_TRIPS, LOST, BESIDE = "round trips", "lost", "stream beside"
+UNITS = {ROUND_TRIPS: "samples", LOST: "messages", BESIDE: "Gbit/s"}  # of what is no time
 
 
 def percentile(values, percent):
@@ -33,7 +53,7 @@ def flood_us(pair, count):
     """Mean round trip of `ping -f`, in us."""
     printed = pair.client.run("ping", "-n", "-q", "-f", "-c", str(count), pair.address)
     check_answers(printed, count)
-    return (float(re.search(r"rtt min/avg/max/mdev = [\d.]+/([\d.]+)/", printed)[1]) * US_PER_MS,)
+    return float(re.search(r"rtt min/avg/max/mdev = [\d.]+/([\d.]+)/", printed)[1]) * US_PER_MS
 
 
 def ping_us(pair, count):
@@ -44,43 +64,111 @@ def ping_us(pair, count):
     return tuple(percentile(times, percent) for percent in PERCENTILES)
 
 
-def tcp_us(pair, seconds):
-    """Percentiles of the round trips of a TCP ping-pong, in us."""
-    where = ["--tcp", "-i", pair.address, "-p", str(PORT), "-m", str(MESSAGE_BYTES)]
-    printed = pair.client.run("sockperf", "ping-pong", *where, "-t", str(seconds), "--full-rtt")
-    return tuple(
-        float(re.search(rf"percentile {percent}\.000 = +([\d.]+)", printed)[1]) for percent in PERCENTILES
-    )
+def _octets_arrived(pair):
+    """Octets that the server's interface received."""
+    text = Path(f"/proc/{pair.server.pid}/net/dev").read_text()
+    return int(re.search(rf"{INTERFACE}:\s*(\d+)", text)[1])
 
 
-def run(size, repeats=results.REPEATS, seconds=2, cpus=None):
-    """Measure round-trip times of `size` echo requests, and of a TCP ping-pong of `seconds`."""
-    percentiles = [f"p{percent}" for percent in PERCENTILES]
-    with Bridge(cpus) as bridge, Containers(cpus) as dpu:
-        dpu.wait_for_standby()  # its start takes a CPU
-        for pair in (bridge, dpu):
-            pair.server.start("sockperf", "server", "--tcp", "-i", pair.address, "-p", str(PORT))
-            pair.server.wait_listening(PORT)
-        made = [
-            *_compare("ping -f", ["mean"], bridge, dpu, repeats, lambda pair: flood_us(pair, size)),
-            *_compare("ping -A", percentiles, bridge, dpu, repeats, lambda pair: ping_us(pair, size)),
-            *_compare("TCP ping-pong", percentiles, bridge, dpu, repeats, lambda pair: tcp_us(pair, seconds)),
-        ]
-        stats = dpu.stats()
-        assert stats["balance"]["dropped"] == 0, f"the DPU dropped packets: {stats['drops']}"
+@contextlib.contextmanager
+def stream_beside(pair):
+    """A TCP stream of LOAD_GBIT while the block lasts; its `gbit` that arrived is set when it ends."""
+    port = str(tcp_containers.PORT)
+    words = ["-b", f"{LOAD_GBIT}G", "-t", str(LOAD_SECONDS_MAX)]
+    stream = pair.client.start("iperf3", "-c", pair.address, "-p", port, *words)
+    carried = SimpleNamespace(gbit=0.0)
+    try:
+        first, latest = _octets_arrived(pair), time.monotonic() + LOAD_BEGINS_SECONDS_MAX
+        while _octets_arrived(pair) - first < LOAD_BEGINS_OCTETS:
+            assert time.monotonic() < latest, "the stream beside does not begin"
+            time.sleep(0.01)
+        first, began = _octets_arrived(pair), time.monotonic()
+        yield carried
+        octets, seconds = _octets_arrived(pair) - first, time.monotonic() - began
+        carried.gbit = 8 * octets / tcp_containers.BITS_PER_GBIT / seconds
+    finally:
+        end(stream)
+
+
+def asking(program, protocol, seconds):
+    """Function of a pair: percentiles of its round trips in us, their number, messages that were lost."""
+
+    def sample(pair):
+        times = ping_pong.ask(program, pair, protocol, MESSAGE_OCTETS, seconds)
+        return _figures(times) | {LOST: times.lost}
+
+    return sample
+
+
+def beside_stream(sample):
+    """Function of a pair: `sample` of it beside a stream, and what that carried."""
+
+    def loaded(pair):
+        with stream_beside(pair) as carried:
+            figures = sample(pair)
+        return figures | {BESIDE: carried.gbit}
+
+    return loaded
+
+
+def _figures(times):
+    percentiles = {f"p{percent}": times.us(percent) for percent in PING_PONG_PERCENTILES}
+    return percentiles | {ROUND_TRIPS: len(times.ns)}
+
+
+def _ping_samples(size):
+    names = [f"p{percent}" for percent in PERCENTILES]
+    yield "ping -f", lambda pair: {"mean": flood_us(pair, size)}
+    yield "ping -A", lambda pair: dict(zip(names, ping_us(pair, size), strict=True))
+
+
+def _ping_pong_samples(program, seconds):
+    alone = {
+        f"{protocol.upper()} ping-pong": asking(program, protocol, seconds)
+        for protocol in (ping_pong.TCP, ping_pong.UDP)
+    }
+    yield from alone.items()
+    for title, sample in alone.items():
+        yield f"{title} beside {LOAD_GBIT} Gbit/s", beside_stream(sample)
+
+
+def run(size, repeats=results.REPEATS, seconds=0.5, cpus=pairs.APART):
+    """Measure round-trip times of `size` echo requests, and of ping-pongs of `seconds`."""
+    results.require(PACKAGES)
+    made = []
+    with pairs.made(PEERS, cpus) as there, ping_pong.built() as program:
+        for pair in there.values():
+            ping_pong.serve(program, pair)
+            tcp_containers.serve(pair)
+        before = there[DPU].stats()
+        for title, sample in _ping_samples(size):
+            made += _compare(title, {name: there[name] for name in (BRIDGE, DPU)}, repeats, sample)
+        for title, sample in _ping_pong_samples(program, seconds):
+            made += _compare(title, there, repeats, sample)
+        wakes = {"": lambda: _figures(ping_pong.wake(program, pairs.APART, seconds))}
+        made += _results("wake-up of a process on the other CPU", results.alternate(wakes, repeats))
+        pairs.check_dropped(there[DPU], before, "round trips")
     return made
 
 
-def _compare(title, figures, bridge, dpu, repeats, sample):
-    """Results of the bridge, the DPU and their ratio, for each figure of a sample."""
-    samples = {pair.name: lambda pair=pair: sample(pair) for pair in (bridge, dpu)}
-    taken = results.alternate(samples, repeats)
-    for column, figure in enumerate(figures):
-        theirs = [values[column] for values in taken["bridge"]]
-        ours = [values[column] for values in taken["dpu"]]
-        yield results.result(f"{title}, {figure}: bridge", "us", theirs)
-        yield results.result(f"{title}, {figure}: DPU", "us", ours)
-        yield results.ratio(f"{title}, {figure}: DPU / bridge", ours, theirs, "us", lower_is_better=True)
+def _compare(title, there, repeats, sample):
+    """Results of the pairs `there`, and the DPU's ratios to the others, for each figure of a sample."""
+    samples = {f": {name}": lambda pair=pair: sample(pair) for name, pair in there.items()}
+    return _results(title, results.alternate(samples, repeats))
+
+
+def _results(title, taken):
+    """Results of samples, {end of the figure's name: [{figure: value}]}."""
+    ours = taken.get(f": {DPU}")
+    for figure in next(iter(taken.values()))[0]:
+        values = {name: [one[figure] for one in samples] for name, samples in taken.items()}
+        unit = UNITS.get(figure, "us")
+        for name, of_one in values.items():
+            yield results.result(f"{title}, {figure}{name}", unit, of_one)
+        for name, theirs in values.items() if ours and unit == "us" else ():
+            if theirs is not values[f": {DPU}"]:
+                ratio = f"{title}, {figure}: {DPU} / {name[2:]}"
+                yield results.ratio(ratio, values[f": {DPU}"], theirs, unit, lower_is_better=True)
 
 
 if __name__ == "__main__":
@@ -88,9 +176,9 @@ if __name__ == "__main__":
     results.main(
         "latency",
         run,
-        20_000,
+        5000,
         __doc__,
-        repeats={"type": int, "default": results.REPEATS, "help": "pairs of measurements"},
-        seconds={"type": int, "default": 2, "help": "seconds a TCP ping-pong; default: 2"},
-        cpus={"help": "CPUs for ping and sockperf, such as 0 or 0,1; default: any"},
+        repeats={"type": int, "default": results.REPEATS, "help": "rounds of measurements"},
+        seconds={"type": float, "default": 0.5, "help": "seconds a ping-pong; default: 0.5"},
+        cpus={**pairs.CPUS_OPTION, "help": "CPUs for the client's programs and the server's; default: 0 1"},
     )

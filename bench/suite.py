@@ -38,8 +38,9 @@ SUITE = (
     ),
     Bench(
         "latency",
-        quick="--size 3000 --repeats 3 --seconds 1",
-        needs=("iproute2", "iputils-ping", "sockperf"),
+        full="--repeats 5 --seconds 0.8",
+        quick="--size 1000 --repeats 1 --seconds 0.2",
+        needs=(*_TCP, *_PEERS, *_C, "nftables", "iputils-ping"),
     ),
     Bench("vhost_user", quick="--quick", needs=_PEERS),
     Bench("vhost_tso", quick="--size 200 --repeats 2", needs=(*_PEERS, *_C)),
