@@ -58,6 +58,12 @@ SUITE = (
         quick="--size 60 --repeats 1",
         needs=(*_TCP, *_C, "ethtool", "iputils-ping", "sockperf"),
     ),
+    Bench(
+        "kernels_peers",
+        quick="--size 2 --repeats 5",
+        needs=("libdpdk-dev", "libisal-dev", "pkg-config", *_C),
+        root=False,
+    ),
 )
 
 
