@@ -5,8 +5,8 @@ Cases:   memcpy, in the cache and beyond; a system call; two threads that wake e
          and over a veth pair; packets and round trips over a veth pair with nothing between; what the kernel
          takes for a frame through a TAP, a packet socket's ring and an AF_XDP socket's; two virtio rings and
          a copy from one to the other (bench/bare_ring.py).
-CPUs:    compiled loops on CPU 1, a second thread, whoever sends packets, ping and sockperf on CPU 0; iperf3
-         as in the scripts that it is the floor of: over a veth pair one end on each CPU.
+CPUs:    compiled loops on CPU 1, a second thread, whoever sends packets, and both ends of a ping on
+         CPU 0; iperf3 as in the scripts that it is the floor of: over a veth pair one end on each CPU.
 Checks:  every call succeeds, every packet arrives.
 bench/possible.py says which figure has which floor.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from bench import bare_ring, latency, limit_loops, results, tcp_containers, vhost_tso
 from bench.kernel_ports import BITS_PER_GBIT, PACKETS_PER_MPACKET, check
 from bench.limit_ports import PacketRing, Tap, XdpRing
-from bench.peers import pairs, wire_load
+from bench.peers import pairs, ping_pong, wire_load
 from bench.peers.hosts import Host, stop_on_signals
 from bench.peers.veth import Veth
 from bench.peers.wires import Direct
@@ -141,7 +141,6 @@ def tcp(stack, ms):
     host = stack.enter_context(Host())
     loop = SimpleNamespace(client=host, server=host, address="127.0.0.1")
     veth = stack.enter_context(Veth(pairs.APART))
-    samples = {}
     cut = stack.enter_context(Direct(CPUS[1])).wires.without_offloads()
     samples, seconds = {}, max(1, round(ms / 1e3))
     for where, pair, streams in (
@@ -170,18 +169,28 @@ def packets(stack, ms):
 
 
 def round_trips(stack, ms):
-    """Samples of round trips over a veth pair, all on CPU 0: there is no idle one that must wake first."""
-    wires = stack.enter_context(Direct(CPUS[1])).wires
-    pin = ["taskset", "-c", str(CPUS[0])]
-    wires.server.start(*pin, "sockperf", "server", "--tcp", "-i", wires.address, "-p", str(latency.PORT))
-    wires.server.wait_listening(latency.PORT)
-    client = SimpleNamespace(run=lambda *argv: wires.client.run(*pin, *argv))
-    veth = SimpleNamespace(client=client, address=wires.address)
-    requests, seconds = ms * PINGS_PER_MS, max(1, round(ms / 1e3))
+    """Samples of round trips over a veth pair, all on CPU 0: there is no idle one that must wake first.
+
+    Each gives {figure: us}.
+    """
+    program = stack.enter_context(ping_pong.built())
+    veth = stack.enter_context(Veth((str(CPUS[0]),) * 2))
+    ping_pong.serve(program, veth)
+    requests = ms * PINGS_PER_MS
+
+    def ask(protocol):
+        times = ping_pong.ask(program, veth, protocol, latency.MESSAGE_OCTETS, ms / 1e3)
+        return {f"p{percent}": times.us(percent) for percent in latency.PING_PONG_PERCENTILES}
+
+    def ping():
+        names = [f"p{percent}" for percent in latency.PERCENTILES]
+        return dict(zip(names, latency.ping_us(veth, requests), strict=True))
+
     return {
-        ("ping -f", ("mean",)): lambda: latency.flood_us(veth, requests),
-        ("ping -A", ("p50", "p99")): lambda: latency.ping_us(veth, requests),
-        ("TCP ping-pong", ("p50", "p99")): lambda: latency.tcp_us(veth, seconds),
+        "ping -f": lambda: {"mean": latency.flood_us(veth, requests)},
+        "ping -A": ping,
+        "TCP ping-pong": lambda: ask(ping_pong.TCP),
+        "UDP ping-pong": lambda: ask(ping_pong.UDP),
     }
 
 
@@ -213,9 +222,9 @@ def run(size, repeats=results.REPEATS):
         taken = results.alternate(samples, repeats)
         trips = results.alternate(round_trips(stack, size), repeats)
     made = [results.result(name, unit, values) for (name, unit), values in taken.items()]
-    for (title, figures), times in trips.items():
-        for column, figure in enumerate(figures):
-            values = [sample[column] for sample in times]
+    for title, times in trips.items():
+        for figure in times[0]:
+            values = [sample[figure] for sample in times]
             made.append(results.result(f"{title}, {figure}, over a veth pair", "us", values))
     return made
 

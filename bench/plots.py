@@ -3,6 +3,9 @@
 Colours: the DPU's bars stand out, a peer's are grey; the line at 1 of a ratio is as fast as the peer.
 """
 
+import re
+from functools import partial
+
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
@@ -12,7 +15,9 @@ mpl.rcParams["svg.fonttype"] = "none"  # text stays text
 mpl.rcParams["svg.hashsalt"] = "dpu"  # the same figures, the same file
 
 OURS, PEER, LINE = "#1f6f8b", "#b8bfc6", "#c0392b"
-ROW_INCHES, WIDTH_INCHES, HEAD_INCHES = 0.28, 9.0, 1.1
+ROW_INCHES, WIDTH_INCHES, HEAD_INCHES, LINES_INCHES = 0.28, 9.0, 1.1, 3.2
+LINE_ROW = re.compile(r"(?P<group>[^:]+), (?P<x>[\d,]+): (?P<series>.+)")
+SIMULATED = "simulated"  # in the name of what a model says
 FORMATS = ("svg", "png")
 LEFT_OUT = (", sent", ", lost", ", retransmitted", "that others had")  # ends of names that only the table has
 
@@ -43,14 +48,58 @@ def _bars(axes, unit, rows):
         axes.axvline(1, color=LINE, lw=1)
 
 
+def _bar_panels(results, _plot):
+    """A panel a unit, ratios first."""
+    for unit, rows in _by_unit(results).items():
+        yield HEAD_INCHES + ROW_INCHES * len(rows), partial(_bars, unit=unit, rows=rows)
+
+
+def _lines(axes, group, series, axis):
+    """One line a series over a logarithmic axis, with the spread of the repeats; dashed: not measured."""
+    for number, (name, rows) in enumerate(series.items()):
+        places, medians, low, high = zip(*((x, r.median, r.low, r.high) for x, r in rows), strict=True)
+        style = "--" if SIMULATED in name else "-"
+        color = OURS if name.startswith("DPU") else PEER
+        axes.plot(places, medians, style, color=color, marker="os^Dv"[number % 5], ms=4, lw=1.2, label=name)
+        axes.fill_between(places, low, high, color=color, alpha=0.2, lw=0)
+    axes.set_xscale("log")
+    ticks = sorted({x for rows in series.values() for x, _ in rows})
+    axes.set_xticks(ticks, [f"{x:,}" for x in ticks], fontsize=7)
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(bottom=0)
+    axes.set_title(group, fontsize=8)
+    axes.set_xlabel(axis, fontsize=8)
+    axes.set_ylabel(next(iter(series.values()))[0][1].unit, fontsize=8)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False)
+
+
+def _line_panels(results, plot):
+    """A panel a group of rows `group, x: series`, then ratios as bars; plot["x"]: what a group grows by."""
+    groups = {}
+    for row in results:
+        if row.unit != "x" and (match := LINE_ROW.fullmatch(row.name)):
+            series = groups.setdefault(match["group"], {}).setdefault(match["series"], [])
+            series.append((int(match["x"].replace(",", "")), row))
+    for group, series in groups.items():
+        yield LINES_INCHES, partial(_lines, group=group, series=series, axis=plot["x"].get(group, ""))
+    yield from _bar_panels([row for row in results if row.unit == "x"], plot)
+
+
+# By `plot["kind"]` of a JSON file: a function of (results, plot) that yields (inches, function of axes).
+PANELS = {"bars": _bar_panels, "lines": _line_panels}
+
+
 def draw(name, data, folder):
     """Draw what a script measured, `data` of its JSON file, to `folder`; returns the paths written."""
-    groups = _by_unit([Result(**row) for row in data["results"]])
-    heights = [HEAD_INCHES + ROW_INCHES * len(rows) for rows in groups.values()]
+    plot = data.get("plot", {"kind": "bars"})
+    panels = list(PANELS[plot["kind"]]([Result(**row) for row in data["results"]], plot))
+    heights = [inches for inches, _ in panels]
     figure = Figure(figsize=(WIDTH_INCHES, sum(heights)), layout="constrained")
-    axes = figure.subplots(len(groups), 1, height_ratios=heights, squeeze=False)
-    for one, (unit, rows) in zip(axes[:, 0], groups.items(), strict=True):
-        _bars(one, unit, rows)
+    axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)
+    for one, (_, panel) in zip(axes[:, 0], panels, strict=True):
+        panel(one)
     where = f"{data['machine']}, {data['cpus']} CPUs, Linux {data['kernel']}, commit {data['commit']}"
     figure.suptitle(f"bench/{name}.py\n{where}", fontsize=9)
     paths = [folder / f"{name}.{ending}" for ending in FORMATS]

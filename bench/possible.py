@@ -68,8 +68,8 @@ FLOORS = (
     ),
     Floor(
         "latency",
-        r"(ping -f, mean|ping -A, p\d+|TCP ping-pong, p\d+): DPU.* / .*",
-        (r"\1, over a veth pair", TAP_64B),
+        r"(ping -f|ping -A|TCP ping-pong|UDP ping-pong)(?: beside .*)?, (mean|p[\d.]+): DPU.* / .*",
+        (r"\1, \2, over a veth pair", TAP_64B),
         THERE_AND_BACK,
     ),
     Floor("vhost_user", r".*, (\d+ B): DPU.* / .*", (r"bare ring, \1",)),

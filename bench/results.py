@@ -237,9 +237,10 @@ def write_json(name, results, where, **more):
     return path
 
 
-def main(name, run, size, description, **options):
+def main(name, run, size, description, plot=None, **options):
     """Measure and report: the command line of a bench script. `size` is the default of --size.
 
+    plot     how it is drawn, for bench/plots.py; None: bars
     options  further arguments, name -> keywords of argparse; `run` gets their values by keyword
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
@@ -254,4 +255,5 @@ def main(name, run, size, description, **options):
     results = run(**given)
     print(table(results))
     took = {"arguments": " ".join(sys.argv[1:]), "took_seconds": round(time.monotonic() - began, 1)}
-    print(f"written: {write_json(name, results, where, **took, **given)}")
+    drawn = {"plot": plot} if plot else {}
+    print(f"written: {write_json(name, results, where, **drawn, **took, **given)}")

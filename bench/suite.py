@@ -56,7 +56,7 @@ SUITE = (
     Bench(
         "limits",
         quick="--size 60 --repeats 1",
-        needs=(*_TCP, *_C, "ethtool", "iputils-ping", "sockperf"),
+        needs=(*_TCP, *_C, "ethtool", "iputils-ping"),
     ),
     Bench(
         "kernels_peers",

@@ -20,6 +20,7 @@ LIMITS = {
     "TAP, 64 KB, read and write": 26.064,
     "TAP, 64 B, read and write": 2.0,
     "ping -A, p50, over a veth pair": 9.0,
+    "UDP ping-pong, p99.9, over a veth pair": 20.0,
 }
 
 
@@ -40,6 +41,7 @@ def test_every_ratio_to_a_peer_has_a_floor(script):
         ("tcp_containers", "one stream, 1000 rules: DPU / bridge", 20),
         ("tcp_containers", "4 streams: DPU / bridge", 20),
         ("latency", "ping -A, p50: DPU / bridge", 13),
+        ("latency", "UDP ping-pong beside 1 Gbit/s, p99.9: DPU / veth", 24),
         ("kernel_ports_tcp", "ping -A, p50: DPU, af_packet / bridge", 11),
         ("kernel_ports_tcp", "TCP: DPU, af_packet / bridge", 30),
         ("latency", "ping -A, p99: DPU / bridge", None),  # not measured
