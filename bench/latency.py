@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from bench import results, tcp_containers
+from bench import beside, results, tcp_containers
 from bench.peers import pairs, ping_pong
 from bench.peers.hosts import end, stop_on_signals
 from bench.peers.pairs import BRIDGE, DPU, OVS, VETH
@@ -34,6 +34,7 @@ LOAD_GBIT = 1
 LOAD_BEGINS_OCTETS = 1e6
 LOAD_BEGINS_SECONDS_MAX = 5.0
 LOAD_SECONDS_MAX = 60
+WAKE = "wake-up of a process on the other CPU"
 ROUND_TRIPS, LOST, BESIDE = "round trips", "lost", "stream beside"
 UNITS = {ROUND_TRIPS: "samples", LOST: "messages", BESIDE: "Gbit/s"}  # of what is no time
 
@@ -132,6 +133,12 @@ def _ping_pong_samples(program, seconds):
         yield f"{title} beside {LOAD_GBIT} Gbit/s", beside_stream(sample)
 
 
+def _wake_ups(samples):
+    for figure in samples[0]:
+        values = [sample[figure] for sample in samples]
+        yield results.result(f"{WAKE}, {figure}", UNITS.get(figure, "us"), values)
+
+
 def run(size, repeats=results.REPEATS, seconds=0.5, cpus=pairs.APART):
     """Measure round-trip times of `size` echo requests, and of ping-pongs of `seconds`."""
     results.require(PACKAGES)
@@ -142,33 +149,15 @@ def run(size, repeats=results.REPEATS, seconds=0.5, cpus=pairs.APART):
             tcp_containers.serve(pair)
         before = there[DPU].stats()
         for title, sample in _ping_samples(size):
-            made += _compare(title, {name: there[name] for name in (BRIDGE, DPU)}, repeats, sample)
+            made += beside.measure(
+                title, {name: there[name] for name in (BRIDGE, DPU)}, repeats, sample, UNITS
+            )
         for title, sample in _ping_pong_samples(program, seconds):
-            made += _compare(title, there, repeats, sample)
-        wakes = {"": lambda: _figures(ping_pong.wake(program, pairs.APART, seconds))}
-        made += _results("wake-up of a process on the other CPU", results.alternate(wakes, repeats))
+            made += beside.measure(title, there, repeats, sample, UNITS, alone=(BESIDE,))
+        wakes = {WAKE: lambda: _figures(ping_pong.wake(program, pairs.APART, seconds))}
+        made += _wake_ups(results.alternate(wakes, repeats)[WAKE])
         pairs.check_dropped(there[DPU], before, "round trips")
     return made
-
-
-def _compare(title, there, repeats, sample):
-    """Results of the pairs `there`, and the DPU's ratios to the others, for each figure of a sample."""
-    samples = {f": {name}": lambda pair=pair: sample(pair) for name, pair in there.items()}
-    return _results(title, results.alternate(samples, repeats))
-
-
-def _results(title, taken):
-    """Results of samples, {end of the figure's name: [{figure: value}]}."""
-    ours = taken.get(f": {DPU}")
-    for figure in next(iter(taken.values()))[0]:
-        values = {name: [one[figure] for one in samples] for name, samples in taken.items()}
-        unit = UNITS.get(figure, "us")
-        for name, of_one in values.items():
-            yield results.result(f"{title}, {figure}{name}", unit, of_one)
-        for name, theirs in values.items() if ours and unit == "us" else ():
-            if theirs is not values[f": {DPU}"]:
-                ratio = f"{title}, {figure}: {DPU} / {name[2:]}"
-                yield results.ratio(ratio, values[f": {DPU}"], theirs, unit, lower_is_better=True)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ PEERS = (  # Debian packages
     "iptables",
     "nftables",
     "iperf3",
-    "sockperf",
     "nginx-light",
     "wrk",
     "redis-server",

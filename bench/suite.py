@@ -54,6 +54,12 @@ SUITE = (
     Bench("idle", needs=("iproute2",)),
     Bench("start", needs=("iproute2",)),
     Bench(
+        "applications",
+        full="--repeats 5",
+        quick="--requests 5000 --repeats 1",
+        needs=("iproute2", "nginx-light", "wrk", "curl", "redis-server", "redis-tools"),
+    ),
+    Bench(
         "limits",
         quick="--size 60 --repeats 1",
         needs=(*_TCP, *_C, "ethtool", "iputils-ping"),
