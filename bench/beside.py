@@ -1,14 +1,15 @@
 """What was measured of several pairs in alternation, each sample having several figures, as Results.
 
 In:   samples are {figure: value}, the same figures of every pair; "" is what the title says already.
-Out:  TITLE, FIGURE: PAIR for each pair, and where it can be compared TITLE, FIGURE: DPU / PAIR.
+Out:  TITLE, FIGURE: PAIR for each pair, and TITLE, FIGURE: DPU / PAIR; what is not compared is
+      TITLE: PAIR, FIGURE.
 """
 
 from bench import results
 from bench.peers.pairs import DPU
 
 # Units that are compared; of the others, such as messages lost, a ratio says nothing.
-LOWER_IS_BETTER = {"us": True, "requests/s": False, "connections/s": False, "Gbit/s": False}
+LOWER_IS_BETTER = {"us": True, "requests/s": False, "connections/s": False, "Gbit/s": False, "kpps": False}
 
 
 def measure(title, there, repeats, sample, units, alone=()):
@@ -24,12 +25,15 @@ def measure(title, there, repeats, sample, units, alone=()):
 def compare(title, taken, units, alone=()):
     """Results of {pair: [sample]}."""
     for figure in taken[DPU][0]:
-        what, unit = f"{title}, {figure}" if figure else title, units.get(figure, "us")
+        unit = units.get(figure, "us")
         values = {name: [sample[figure] for sample in samples] for name, samples in taken.items()}
+        if figure in alone or unit not in LOWER_IS_BETTER:
+            for name, of_one in values.items():
+                yield results.result(f"{title}: {name}, {figure}", unit, of_one)
+            continue
+        what = f"{title}, {figure}" if figure else title
         for name, of_one in values.items():
             yield results.result(f"{what}: {name}", unit, of_one)
-        if figure in alone or unit not in LOWER_IS_BETTER:
-            continue
         for name, theirs in values.items():
             if name != DPU:
                 better = LOWER_IS_BETTER[unit]

@@ -19,7 +19,14 @@ ROW_INCHES, WIDTH_INCHES, HEAD_INCHES, LINES_INCHES = 0.28, 9.0, 1.1, 3.2
 LINE_ROW = re.compile(r"(?P<group>[^:]+), (?P<x>[\d,]+): (?P<series>.+)")
 SIMULATED = "simulated"  # in the name of what a model says
 FORMATS = ("svg", "png")
-LEFT_OUT = (", sent", ", lost", ", retransmitted", "that others had")  # ends of names that only the table has
+LEFT_OUT = (
+    ", sent",
+    ", lost",
+    ", retransmitted",
+    ", round trips",
+    ", stream beside",
+    "that others had",
+)  # ends of names that only the table has
 
 
 def _by_unit(results):

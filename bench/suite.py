@@ -54,6 +54,9 @@ SUITE = (
     Bench("idle", needs=("iproute2",)),
     Bench("start", needs=("iproute2",)),
     Bench(
+        "udp_containers", full="--repeats 5", quick="--size 50 --repeats 1", needs=(*_PEERS, *_C, "nftables")
+    ),
+    Bench(
         "applications",
         full="--repeats 5",
         quick="--requests 5000 --repeats 1",

@@ -57,6 +57,6 @@ def test_all_round_trips_are_measured_and_nothing_is_left(monkeypatch):
             dpu, bridge = (made[f"{title}, {figure}: {name}"] for name in ("DPU", "bridge"))
             ratio = made[f"{title}, {figure}: DPU / bridge"]
             assert ratio.median == pytest.approx(dpu.median / bridge.median) and ratio.lower_is_better
-    assert all(made[f"{kind}, lost: DPU"].median == 0 for kind in kinds)
-    assert all(made[f"{title}, stream beside: DPU"].median > 0.05 for title in loaded)
+    assert all(made[f"{kind}: DPU, lost"].median == 0 for kind in kinds)
+    assert all(made[f"{title}: DPU, stream beside"].median > 0.05 for title in loaded)
     assert made["wake-up of a process on the other CPU, p50"].median > 0
