@@ -4,42 +4,28 @@ Spec: RFC 3720 12.1 and B.4 (polynomial, test vectors), RFC 9260 6.8 and appendi
       Intel, "Fast CRC Computation for iSCSI Polynomial Using CRC32 Instruction" (three streams).
 In:   memory by address.   Out: the CRC as a uint64 below 2**32.
 
-Two implementations with one result: the processor's CRC32 instruction where it has it, with PCLMULQDQ
-to join streams; tables elsewhere. The choice is made once, when this file is imported.
+Three implementations with one result: the processor's CRC32 instruction where it has it, with PCLMULQDQ
+to join streams; before it, where there is VPCLMULQDQ, folding for what is long (crc32c_fold.py); tables
+elsewhere. The choice is made once, when this file is imported.
 """
 
 import numpy as np
 
-from kernels.jit import PYTHON_MODE, helper, primitive
+from kernels.crc32c_fold import BLOCK_BYTES, crc32c_blocks, times_x
+from kernels.jit import PYTHON_MODE, has_instructions, helper, primitive
 from kernels.memory import address_of, load_u8, load_u16, load_u32, load_u64
 from kernels.payload import PIECE_BYTES, piece, piece_at
 
 if not PYTHON_MODE:
     from llvmlite import ir
     from numba import types
-    from numba.core import cgutils, codegen, config
+    from numba.core import cgutils
 
-POLYNOMIAL = 0x82F63B78  # 0x1EDC6F41, bits reversed
 SCTP_CHECKSUM_OFFSET = 8  # octets, RFC 9260 3.1
 SCTP_CHECKSUM_BYTES = 4
 STREAM_WORDS_MIN = 4  # below this, joining streams costs more than it saves
 STREAM_WORDS_MAX = 32  # 64-bit words of each of the three streams; more of them outrun the prefetcher
-
-
-def _has_crc_instructions():
-    """Whether the code that numba makes may use CRC32 and PCLMULQDQ (false off x86)."""
-    if PYTHON_MODE:
-        return False
-    # what numba compiles for: this processor, unless the environment says otherwise
-    features = config.CPU_FEATURES
-    if features is None:
-        features = codegen.get_host_cpu_features()
-    return {"+sse4.2", "+crc32", "+pclmul"} <= set(features.split(","))
-
-
-def _times_x(crc):
-    """Multiply by x modulo the polynomial; in reversed bits that is a step to the right."""
-    return (crc >> 1) ^ (POLYNOMIAL if crc & 1 else 0)
+FOLD_BLOCKS_MIN = 4  # blocks of crc32c_fold; below, the streams are as fast
 
 
 def _octet_tables():
@@ -48,7 +34,7 @@ def _octet_tables():
     for octet in range(256):
         crc = octet
         for _ in range(8):
-            crc = _times_x(crc)
+            crc = times_x(crc)
         tables[0, octet] = crc
     for k in range(1, 8):
         tables[k] = (tables[k - 1] >> 8) ^ tables[0][tables[k - 1] & 0xFF]
@@ -66,11 +52,12 @@ def _shift_table():
     for exponent in range(64 * len(table) - 33):
         if (exponent + 33) % 64 == 0:
             table[(exponent + 33) // 64] = crc
-        crc = _times_x(crc)
+        crc = times_x(crc)
     return table
 
 
-HAS_CRC_INSTRUCTIONS = _has_crc_instructions()
+HAS_CRC_INSTRUCTIONS = has_instructions("sse4.2", "crc32", "pclmul")
+HAS_FOLD_INSTRUCTIONS = HAS_CRC_INSTRUCTIONS and has_instructions("avx512f", "vpclmulqdq")
 _TABLES = _octet_tables()
 _SHIFTS = _shift_table()
 _0 = np.uint64(0)
@@ -83,6 +70,7 @@ _8 = np.uint64(8)
 _24 = np.uint64(24)
 _LOW8 = np.uint64(0xFF)
 _LOW32 = np.uint64(0xFFFFFFFF)
+_BLOCK_BYTES = np.uint64(BLOCK_BYTES)
 
 
 def _crc_step(bits):
@@ -208,8 +196,24 @@ def crc32c_update_tables(state, addr, length):
     return crc
 
 
+@helper
+def crc32c_update_folding(state, addr, length):
+    """CRC register after `length` octets at `addr`: whole blocks folded, if there are enough of them."""
+    crc = np.uint64(state)
+    at = np.uint64(addr)
+    left = np.uint64(length)
+    blocks = left // _BLOCK_BYTES
+    if blocks >= np.uint64(FOLD_BLOCKS_MIN):
+        crc = crc32c_blocks(crc, at, blocks)
+        at += blocks * _BLOCK_BYTES
+        left -= blocks * _BLOCK_BYTES
+    return crc32c_update_instructions(crc, at, left)
+
+
 # (state, addr, length) -> state; a CRC starts from all ones and ends complemented
 crc32c_update = crc32c_update_instructions if HAS_CRC_INSTRUCTIONS else crc32c_update_tables
+if HAS_FOLD_INSTRUCTIONS:
+    crc32c_update = crc32c_update_folding
 
 
 @helper

@@ -94,6 +94,17 @@ def cache_is_empty():
     return not any(cache_folder().rglob("*.nbi"))
 
 
+def has_instructions(*names):
+    """Whether compiled code may use the instructions that LLVM knows by `names` (false off x86)."""
+    if PYTHON_MODE:
+        return False
+    # what numba compiles for: this processor, unless the environment says otherwise
+    features = numba.config.CPU_FEATURES
+    if features is None:
+        features = codegen.get_host_cpu_features()
+    return {f"+{name}" for name in names} <= set(features.split(","))
+
+
 if PYTHON_MODE:
     np.seterr(over="ignore")  # unsigned wrap-around is meant
 
@@ -113,6 +124,7 @@ if PYTHON_MODE:
 
 else:
     import numba
+    from numba.core import codegen
     from numba.extending import intrinsic
 
     from kernels.helper_compiler import HelperCompiler

@@ -48,6 +48,7 @@ ALLOCATORS = {"empty", "zeros", "ones", "full", "array", "arange", "concatenate"
 TESTED_WITH = {
     "acl_match": "filter",
     "arp": "parse",
+    "crc32c_fold": "crc32c",
     "ethernet": "parse",
     "gro_match": "gro",
     "ipv4": "parse",

@@ -26,9 +26,10 @@ LENGTHS = [*range(301), 760, 767, 768, 769, 880, 1480, 1536, 1537, 9000]
 if PYTHON_MODE:
     LENGTHS = [*range(33), *range(90, 105), 191, 192, 193, 300, 767, 768, 769, 880]
 
-updates = pytest.mark.parametrize(
-    "update", [crc32c.crc32c_update_tables, crc32c.crc32c_update_instructions], ids=["tables", "instructions"]
-)
+UPDATES = {"tables": crc32c.crc32c_update_tables, "instructions": crc32c.crc32c_update_instructions}
+if PYTHON_MODE or crc32c.HAS_FOLD_INSTRUCTIONS:
+    UPDATES["folding"] = crc32c.crc32c_update_folding
+updates = pytest.mark.parametrize("update", UPDATES.values(), ids=UPDATES)
 needs = pytest.mark.skipif(
     not (PYTHON_MODE or crc32c.HAS_CRC_INSTRUCTIONS), reason="no CRC32 instruction here"
 )
