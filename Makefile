@@ -5,7 +5,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench bench-quick bench-report libdpu install-cni lock clean
+.PHONY: help setup demo test lint format bench bench-quick bench-report asm libdpu install-cni lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -36,6 +36,9 @@ bench-quick: setup ## the same, small: within 5 min (root)
 
 bench-report: setup ## take bench/out/ into bench/figures/ and the tables of README.md and bench/README.md
 	@.venv/bin/python -m bench.report
+
+asm: setup ## build/asm/KERNEL.ll and .s: what LLVM made of a kernel; KERNEL=checksum, or a function
+	@.venv/bin/python -m scripts.asm "$(KERNEL)"
 
 libdpu: setup ## build/libdpu: libdpu.so and dpu.pc, for host programs in C
 	@$(MAKE) --no-print-directory -C drivers/host

@@ -174,6 +174,12 @@ async def _stats(api, _params):
     return api.control.device.stats()
 
 
+@method("profile", shapes.ProfileParams, shapes.ProfileView)
+async def _profile(api, params):
+    """Where the workers' time goes for some seconds, one profile at a time."""
+    return await api.control.device.profile(params.seconds)
+
+
 @method("config.apply", shapes.ApplyParams, shapes.Changes)
 async def _config_apply(api, params):
     """Make a configuration run: all of it or nothing."""

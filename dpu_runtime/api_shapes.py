@@ -3,13 +3,14 @@
 Not: ports and rules, whose shape is the configuration's (config.py).
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dpu_runtime.config import AnyPort, Config, RouteConfig, RuleConfig
 from dpu_runtime.config_model import refuse
 from dpu_runtime.config_types import (
+    Allowed,
     InterfaceAddress,
     InterfaceName,
     NetworkNamespace,
@@ -17,6 +18,7 @@ from dpu_runtime.config_types import (
     PortName,
     RuleName,
 )
+from dpu_runtime.profile import SECONDS_MAX, SECONDS_MIN
 
 
 class _Shape(BaseModel):
@@ -120,6 +122,63 @@ class RuleView(_Shape):
     config: RuleConfig
     packets: int | None = Field(None, description="packets that matched")
     bytes: int | None = Field(None, description="octets of these packets")
+
+
+class ProfileParams(_Shape):
+    """How long to look."""
+
+    seconds: Annotated[
+        float,
+        Field(ge=SECONDS_MIN, le=SECONDS_MAX),
+        Allowed(f"{SECONDS_MIN:g}..{SECONDS_MAX:g} seconds"),
+    ] = Field(1.0, description="how long to look")
+
+
+class StageView(_Shape):
+    """A stage of a worker."""
+
+    share: float = Field(description="of all the time, 1 is all of it")
+    packets: int = Field(description="it saw; copies count in those behind the switch")
+    cycles_per_packet: float | None = Field(description="by each of them")
+    cycles_per_received: float | None = Field(description="by each packet that the worker received")
+
+
+class SyscallView(_Shape):
+    """A system call of a worker."""
+
+    share: float = Field(description="of all the time, inside of it")
+    per_second: float
+    us_mean: float | None = Field(description="microseconds inside, by call; null: none has ended")
+
+
+class WorkerProfile(_Shape):
+    """Where the time of a worker went; stages and the shares below them are all of it."""
+
+    number: int
+    cpu: int
+    thread: int
+    packets: int = Field(description="received")
+    bursts: int
+    stages: dict[str, StageView]
+    polling: float | None = Field(None, description="rounds that found nothing")
+    sleeping: float | None = Field(None, description="in epoll, without the CPU")
+    waiting_for_cpu: float | None = Field(None, description="ready, but others had the CPU")
+    polling_or_sleeping: float | None = Field(
+        None, description="instead of the three, where they are not told"
+    )
+    syscalls: dict[str, SyscallView] | None = Field(
+        None,
+        description="they lie within the stages, polling and sleep; absent: not counted, `notes` say why",
+    )
+    notes: list[str]
+
+
+class ProfileView(_Shape):
+    """Where the time of the workers went."""
+
+    seconds: float
+    notes: list[str] = Field(description="what this host does not tell, and why")
+    workers: list[WorkerProfile]
 
 
 class ConfigView(_Shape):

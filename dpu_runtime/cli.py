@@ -100,6 +100,7 @@ def build_parser():
 
     run = add(verbs, "run", commands.run, "run the daemon in the foreground")
     run.add_argument("-c", "--config", metavar="FILE", help="configuration to start with; default: none")
+    run.add_argument("--perf-map", action="store_true", help="as perf_map = true: names for perf")
     check = add(verbs, "check", commands.check, "validate a configuration without touching the system")
     check.add_argument("file", metavar="FILE")
     apply = add(verbs, "apply", commands.apply, "make a configuration run, all of it or nothing")
@@ -119,6 +120,12 @@ def build_parser():
     )
     stats.add_argument(
         "--count", type=int, default=1, metavar="N", help="rates to show, 0: no end; default: 1"
+    )
+    profile = add(
+        verbs, "profile", commands.profile, "show where the workers' time goes: stages, calls, idle"
+    )
+    profile.add_argument(
+        "--seconds", type=_positive, metavar="S", help="how long to look, 0.1 to 60; default: 1"
     )
     _add_port_commands(verbs, add, json_option)
     _add_attach_commands(verbs, add)

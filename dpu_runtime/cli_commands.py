@@ -38,7 +38,7 @@ def run(args):
 
     config = load_config(args.config) if args.config else None
     try:
-        daemon.run(config, args.given_socket and args.daemon_socket)
+        daemon.run(config, args.given_socket and args.daemon_socket, args.perf_map)
     except ApplyError as error:
         raise DaemonError(str(error)) from None
 
@@ -108,6 +108,13 @@ def stats(args):
             rates = show.rates(before, after, now - began)
             print(json.dumps(rates) if args.json else show.rate_table(rates), flush=True)
             before, began, shown = after, now, shown + 1
+
+
+def profile(args):
+    """Show where the workers' time goes."""
+    _call(args, "status")  # waits, and says so, for a daemon that starts; the profile takes its time anyway
+    with Client(args.daemon_socket) as client:
+        _print(args, client.call("profile", **_given(args, ("seconds",))), show.profile)
 
 
 def port_add(args):

@@ -72,6 +72,11 @@ class RuntimeConfig(Model):
         description=f"frames of {FRAME_BYTES} octets that all af_xdp ports share, {QUEUE_FRAMES} a queue;"
         " locked in memory while there is such a port",
     )
+    perf_map: bool = Field(
+        False,
+        description="write /tmp/perf-PID.map for the data plane: perf then knows its machine code by name;"
+        " see profiling.md",
+    )
     default_ingress: Action = Field("allow", description="what happens to a packet no ingress rule matches")
     default_egress: Action = Field("allow", description="what happens to a packet no egress rule matches")
 

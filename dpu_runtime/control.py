@@ -66,6 +66,9 @@ class Device(Protocol):
     def stats(self) -> dict:
         """Return the counters, as `dpu stats -j` prints them."""
 
+    async def profile(self, seconds: float) -> dict:
+        """Return where the workers' time went, after `seconds`. Raises ApplyError."""
+
     def rule_hits(self) -> dict[str, tuple[int, int]]:
         """Return (packets, octets) by rule name."""
 

@@ -37,11 +37,12 @@ REAP_S = 0.25  # between looks for ports whose container ended
 class Daemon:
     """A daemon over `make_device(runtime)`, for `config` or for nothing yet."""
 
-    def __init__(self, make_device, config=None, socket=None):
+    def __init__(self, make_device, config=None, socket=None, perf_map=False):
         self.config = config or Config()
         self._named_config = config is not None
-        if socket:
-            self.config = _with_socket(self.config, str(socket))
+        given = {**({"socket": str(socket)} if socket else {}), **({"perf_map": True} if perf_map else {})}
+        if given:
+            self.config = _with_runtime(self.config, given)
         self.runtime = self.config.runtime
         self.ready = asyncio.Event()
         self._make_device = make_device
@@ -184,23 +185,26 @@ class Daemon:
             self._state.close()
 
 
-def _with_socket(config, path):
-    """`config` with another socket, its other keys as they were given."""
+def _with_runtime(config, keys):
+    """`config` with other values of these keys of [runtime], the rest as it was given."""
     given = config.runtime.model_dump(exclude_unset=True)
     try:
-        runtime = RuntimeConfig(**{**given, "socket": path})
+        runtime = RuntimeConfig(**{**given, **keys})
     except ValidationError as error:
         raise ConfigError(problems(error, RuntimeConfig)) from None
     return config.model_copy(update={"runtime": runtime})
 
 
-def run(config=None, socket=None):
-    """Run the daemon on this machine's device; returns when it was told to stop. Raises DaemonError."""
+def run(config=None, socket=None, perf_map=False):
+    """Run the daemon on this machine's device; returns when it was told to stop. Raises DaemonError.
+
+    socket, perf_map  instead of what the configuration says, when given
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     device = importlib.import_module("dpu_runtime.device")  # opens /dev/net/tun and more, only here
 
     async def main():
-        await Daemon(device.DpuDevice, config, socket).run()
+        await Daemon(device.DpuDevice, config, socket, perf_map).run()
 
     try:
         asyncio.run(main())

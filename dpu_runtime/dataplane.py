@@ -22,7 +22,7 @@ import traceback
 
 import numpy as np
 
-from dpu_runtime import channel
+from dpu_runtime import channel, perf_map
 from dpu_runtime.shared import Control, SharedState, WorkerWord
 from drivers.mapping import PlainQueues, map_queues
 from drivers.vhost_user.backend import Backend
@@ -72,6 +72,14 @@ class DataPlane:
         ]
         for worker in self.workers:
             worker.start()
+        return {"ok": True}, ()
+
+    def do_perf_map(self, message, _fds):
+        """Write the names of this process's machine code for perf, or remove them."""
+        if message["write"]:
+            perf_map.write()
+        else:
+            perf_map.remove(os.getpid())
         return {"ok": True}, ()
 
     def do_add_port(self, message, fds):
@@ -277,7 +285,10 @@ def main():
     except channel.ChannelClosedError:
         return
     plane = DataPlane(sock, tsc_hz, guard)
-    plane.serve()
+    try:
+        plane.serve()
+    finally:
+        perf_map.remove(os.getpid())
 
 
 if __name__ == "__main__":

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from dpu_runtime import perf_map
 from dpu_runtime.config import AnyPort
 from dpu_runtime.counters import read_stats
 from dpu_runtime.interface_watch import InterfaceWatch
 from dpu_runtime.port_info import port_info
 from dpu_runtime.port_queues import PortQueues, add_message
 from dpu_runtime.port_rows import PortRows
+from dpu_runtime.profile import Profiler
 from dpu_runtime.ring_port import RingPlane
 from dpu_runtime.rules import RuleBook
 from dpu_runtime.shared import Control, SharedState, WorkerWord
@@ -29,7 +31,7 @@ from dpu_runtime.supervisor import DataPlaneError, Process, Supervisor
 from dpu_runtime.wiring import change_mtu, change_shaper, wire_interface
 from drivers.af_xdp.umem import Umem
 from drivers.port import PortError
-from drivers.tap.port import TUN_DEVICE
+from drivers.tap.port import check_tun_device
 from kernels import layout, mac_table
 
 log = logging.getLogger("dpu.device")
@@ -71,6 +73,7 @@ class DpuDevice:
         self._kicks = []
         self._started = time.time()
         self._watcher = None
+        self._profiler = Profiler()
         self._adopt_path = str(Path(runtime.state_dir) / ADOPT_SOCKET)
         self._supervisor = Supervisor(self._restore, standby=runtime.standby)
         self._queues = PortQueues(self.ports, self._supervisor.request)
@@ -80,11 +83,7 @@ class DpuDevice:
 
     async def start(self):
         """Adopt the data plane that runs in this state directory, or start one."""
-        try:
-            os.close(os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC))
-        except OSError as error:
-            text = f"{os.strerror(error.errno)}; the daemon needs the kernel's tun device, and root"
-            raise PortError("", f"open {TUN_DEVICE}", error.errno, text) from None
+        check_tun_device()
         self._watcher = asyncio.get_running_loop().create_task(self._watch_rings())
         self._interfaces.start()
         process = await asyncio.to_thread(Process.connect, self._adopt_path)
@@ -127,6 +126,7 @@ class DpuDevice:
         self._started = notes.get("daemon", {}).get("started", self._started)
         self._write_settings()
         self._supervisor.adopt(process)
+        await perf_map.ask(process, self.runtime.perf_map)
         for slot in self.ports.values():
             if slot.plane:
                 await slot.driver.start(slot.plane)
@@ -145,6 +145,7 @@ class DpuDevice:
             if slot.plane:
                 await slot.driver.stop()
         await self._supervisor.stop()
+        perf_map.remove_stale()
         for slot in self.ports.values():
             slot.driver.close()
         self.ports.clear()
@@ -178,6 +179,7 @@ class DpuDevice:
                 self._interfaces.look_at(slot.config.name)
         for slot in rings:
             await process.request({"do": "poll_rings", "index": slot.index})
+        await perf_map.ask(process, self.runtime.perf_map)
 
     def _write_settings(self):
         control = self.shared.control
@@ -360,6 +362,10 @@ class DpuDevice:
     def stats(self):
         """Counters in the form of `dpu stats -j`."""
         return read_stats(self.shared, self.ports, self._cpus)
+
+    async def profile(self, seconds):
+        """Where the workers' time went, as `dpu profile -j` prints it."""
+        return await self._profiler.profile(self.shared, self._cpus, self._kicks, seconds)
 
     def rule_hits(self):
         """(packets, octets) by rule name."""

@@ -10,6 +10,9 @@ RULE_MATCHES = (
 )
 RING_COLUMNS = ("kicks", "calls", "bad_chains", "dropped")
 BITS_PER_OCTET = 8
+IDLE_KEYS = ("polling", "sleeping", "waiting_for_cpu", "polling_or_sleeping")
+NUMBER_CHARS = 13  # of a column whose values are not all numbers
+BAR_CHARS = 40  # of a bar that is all of it
 LINE_CHARS = 110  # a longer value goes on below itself
 
 
@@ -142,6 +145,52 @@ def rate_table(data):
         )
         if part
     )
+
+
+def profile(data):
+    """Where each worker's time went: a table of all of it with bars, one of its system calls."""
+    parts = [f"{data['seconds']:.2f} s", *data["notes"]]
+    for worker in data["workers"]:
+        title = "worker {number} on CPU {cpu}, thread {thread}: {packets} packets in {bursts} bursts"
+        parts.append("\n".join([title.format_map(worker), *worker["notes"], _time_table(worker)]))
+        if worker.get("syscalls"):
+            parts.append(_call_table(worker["syscalls"]))
+        elif "syscalls" in worker:
+            parts.append("it made no system call")
+    return "\n\n".join(parts)
+
+
+def _time_table(worker):
+    headers = _right("PACKETS", "CYCLES/PACKET")
+    rows = [
+        [name, _percent(stage), *_right(stage["packets"], stage["cycles_per_packet"]), _bar(stage)]
+        for name, stage in worker["stages"].items()
+    ]
+    idle = {key.replace("_", " "): {"share": worker[key]} for key in IDLE_KEYS if worker.get(key) is not None}
+    rows += [[name, _percent(one), *_right("", ""), _bar(one)] for name, one in idle.items()]
+    return table(("TIME IN", "%", *headers, ""), rows)
+
+
+def _call_table(calls):
+    headers = _right("CALLS/S", "US EACH")
+    rows = [
+        [name, _percent(call), *_right(call["per_second"], call["us_mean"]), _bar(call)]
+        for name, call in calls.items()
+    ]
+    return table(("OF IT, IN", "%", *headers, ""), rows)
+
+
+def _percent(part):
+    return round(100 * part["share"], 1)
+
+
+def _bar(part):
+    return "#" * round(part["share"] * BAR_CHARS)
+
+
+def _right(*values):
+    """Values of columns that end below each other, also where some are no numbers."""
+    return [_cell(value).rjust(NUMBER_CHARS) for value in values]
 
 
 def _port_table(counters):

@@ -105,6 +105,8 @@ def has_instructions(*names):
     return {f"+{name}" for name in names} <= set(features.split(","))
 
 
+KERNELS = []  # every kernel and callback of this process, compiled or not: what machine code there can be
+
 if PYTHON_MODE:
     np.seterr(over="ignore")  # unsigned wrap-around is meant
 
@@ -148,7 +150,8 @@ else:
 
     def kernel(function):
         """Compile `function` over a batch."""
-        return numba.njit(**_OPTIONS)(function)
+        KERNELS.append(numba.njit(**_OPTIONS)(function))
+        return KERNELS[-1]
 
     def helper(function):
         """Compile `function` into the kernels that call it."""
@@ -168,6 +171,7 @@ else:
         def __init__(self, function, signature):
             self.function = function
             self.signature = signature
+            KERNELS.append(self)
 
         @functools.cached_property
         def _compiled(self):

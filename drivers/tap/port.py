@@ -41,6 +41,15 @@ _making = (
 )  # one interface at a time is in the namespace they are made in: names may be the same
 
 
+def check_tun_device():
+    """Raise PortError where this process cannot make TAP interfaces at all."""
+    try:
+        os.close(os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        text = f"{os.strerror(error.errno)}; the daemon needs the kernel's tun device, and root"
+        raise PortError("", f"open {TUN_DEVICE}", error.errno, text) from None
+
+
 @functools.cache
 def _own_netns():
     """Descriptor of the namespace that interfaces are made in; one for all, it takes memory and time."""

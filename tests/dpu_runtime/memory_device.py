@@ -116,6 +116,21 @@ class MemoryDevice:
             "workers": [{"cpu": 1, "bursts": 3}],
         }
 
+    async def profile(self, seconds):
+        self._called("profile")
+        stage = {"share": 0.25, "packets": 100, "cycles_per_packet": 50.0, "cycles_per_received": 50.0}
+        worker = {
+            "number": 0,
+            "cpu": 1,
+            "thread": 7,
+            "packets": 100,
+            "bursts": 10,
+            "stages": {"parse": stage},
+        }
+        worker |= {"polling": 0.05, "sleeping": 0.7, "waiting_for_cpu": 0.0, "notes": []}
+        worker["syscalls"] = {"epoll_wait": {"share": 0.7, "per_second": 3.0, "us_mean": None}}
+        return {"seconds": seconds, "notes": ["a note"], "workers": [worker]}
+
     def rule_hits(self):
         return {rule.name: (i, i * 64) for i, rule in enumerate(self.rules)}
 

@@ -147,6 +147,11 @@ WRONG = [
     ),
     ("rule.add", {**RULE, "in_port": "b"}, INVALID_PARAMS, 'in_port = "b": no such port, there are: web'),
     ("rule.show", {"stats": 1}, INVALID_PARAMS, "stats = 1: allowed: true, false"),
+    ("profile", {"seconds": 0}, INVALID_PARAMS, "seconds = 0: allowed: 0.1..60 seconds"),
+    ("profile", {"seconds": 60.5}, INVALID_PARAMS, "seconds = 60.5: allowed: 0.1..60 seconds"),
+    ("profile", {"seconds": "1"}, INVALID_PARAMS, 'seconds = "1": allowed: 0.1..60 seconds'),
+    ("profile", {"seconds": None}, INVALID_PARAMS, "seconds = null: allowed: 0.1..60 seconds"),
+    ("profile", {"thread": 1}, INVALID_PARAMS, "thread = 1: unknown key"),
     ("config.apply", {}, INVALID_PARAMS, "toml: missing"),
     ("config.apply", {"toml": "a", "source": "f"}, INVALID_PARAMS, "f:1: not TOML"),
     ("config.apply", {"toml": "[[rule]]", "source": "f"}, INVALID_PARAMS, "f:1: rule[0].priority: missing"),
@@ -178,6 +183,11 @@ def test_device_refusal_has_its_text(api):
     assert error.code == REFUSED
     assert error.message == "port 'web': add: Device or resource busy; nothing was changed"
     assert error.data == {"rolled_back": True}
+
+
+def test_a_profile_has_the_published_shape(api):
+    assert call(api, "profile")["seconds"] == 1
+    assert call(api, "profile", seconds=0.1)["workers"][0]["stages"]["parse"]["share"] == 0.25
 
 
 def test_apply_and_dry_run(api):

@@ -191,6 +191,8 @@ REFUSED = [
     ((*RULE, "--dport", "23"), 'dpu: dport = "23": needs proto = tcp or udp or sctp\n'),
     (("check", "/nope"), "dpu: /nope: No such file or directory\n"),
     (("apply", "/nope"), "dpu: /nope: No such file or directory\n"),
+    (("profile", "--seconds", 61), "dpu: seconds = 61.0: allowed: 0.1..60 seconds\n"),
+    (("profile", "--seconds", 0.01), "dpu: seconds = 0.01: allowed: 0.1..60 seconds\n"),
     (("save", "/nope/x"), "dpu: /nope/x: No such file or directory\n"),
 ]
 
@@ -219,6 +221,9 @@ def test_refusals_exit_1_with_the_reason(dpu, words, expected):
         ("vhost-user", "--fd", "x"),
         ("vhost-user", "--fd", "3", "--socket-path", "/x"),
         ("stats", "--interval", "0"),
+        ("profile", "--seconds", "nan"),
+        ("profile", "--seconds", "x"),
+        ("profile", "2"),
         ("apply",),
     ],
 )
@@ -229,7 +234,9 @@ def test_usage_errors_exit_2(words, capsys):
     assert "usage: dpu" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [("status",), WEB, ("stats", "--rate"), ("save", "-"), VHOST_USER])
+@pytest.mark.parametrize(
+    "words", [("status",), WEB, ("profile",), ("stats", "--rate"), ("save", "-"), VHOST_USER]
+)
 def test_no_daemon_exits_3(words, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DPU_SOCKET", str(tmp_path / "none"))
     assert cli.main([str(word) for word in words]) == 3
@@ -293,6 +300,27 @@ def test_stats(dpu):
         "  1       3",
     ]
     assert set(json.loads(dpu("stats", "-j")[1])) == {"ports", "drops", "kernels", "workers"}
+
+
+def test_profile(dpu):
+    code, out, _ = dpu("profile", "--seconds", 2)
+    assert code == 0
+    assert out.splitlines() == [
+        "2.00 s",
+        "",
+        "a note",
+        "",
+        "worker 0 on CPU 1, thread 7: 100 packets in 10 bursts",
+        "TIME IN             %        PACKETS  CYCLES/PACKET",
+        "parse            25.0            100           50.0  ##########",
+        "polling           5.0                                ##",
+        "sleeping         70.0                                ############################",
+        "waiting for cpu   0.0",
+        "",
+        "OF IT, IN      %        CALLS/S        US EACH",
+        "epoll_wait  70.0            3.0              -  ############################",
+    ]
+    assert json.loads(dpu("profile", "-j")[1])["workers"][0]["sleeping"] == 0.7
 
 
 def test_rates(dpu):
