@@ -1,9 +1,10 @@
 /* UDP from one host to another: what was sent, what arrived, and whether it is what was sent.
  *
- *   udp_flow receive ADDRESS PORT OCTETS                       until SIGTERM
- *   udp_flow send ADDRESS PORT OCTETS SECONDS RATE SEGMENTS    RATE in datagrams a second, 0: as many as go
+ *   udp_flow receive ADDRESS PORT FLOW OCTETS                       until SIGTERM
+ *   udp_flow send ADDRESS PORT FLOW OCTETS SECONDS RATE SEGMENTS    RATE in datagrams a second, 0: as many as go
  *
- * Datagrams have OCTETS, each with its number and a pattern, and every one that arrives is compared. With
+ * Datagrams have OCTETS, each with its number and a pattern, and every one that arrives is compared; one of
+ * another FLOW (0 to 65535), that was still on its way, does not count. With
  * SEGMENTS of more than 1 the kernel is handed as many at once (UDP_SEGMENT, and UDP_GRO at the other end), else
  * BATCH of them by sendmmsg(2). At a RATE, as many as are handed over at once go at once.
  * Standard output gets "ready\n" from the receiver, and what was counted from both, as NAME=NUMBER.
@@ -22,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BATCH = 32, OCTETS_MAX = 65507, BUFFER_OCTETS = 8 << 20, WAIT_MS = 20 };
+enum { BATCH = 32, OCTETS_MAX = 65507, BUFFER_OCTETS = 8 << 20, WAIT_MS = 50, FLOW_SHIFT = 48 };
 
 static volatile sig_atomic_t stop;
 static char memory[BATCH][OCTETS_MAX + 1], pattern[OCTETS_MAX];
@@ -70,21 +71,26 @@ static size_t octets_of(const char *text)
 }
 
 struct counts {
-    uint64_t frames, damaged, late, highest, first_ns, last_ns;
+    uint64_t frames, damaged, late, highest, first_ns, last_ns, now_ns;
 };
 
 /* What came in one piece: `size` octets a datagram, the last one may be shorter. */
-static void count(struct counts *c, const char *data, size_t length, size_t size, size_t octets)
+static void count(struct counts *c, uint64_t flow, const char *data, size_t length, size_t size, size_t octets)
 {
     for (size_t at = 0; at < length; at += size) {
         size_t have = length - at < size ? length - at : size;
-        uint64_t number;
+        uint64_t number = 0;
+        memcpy(&number, data + at, have < sizeof number ? have : sizeof number);
+        if (number >> FLOW_SHIFT != flow)
+            continue;
         c->frames++;
+        c->last_ns = c->now_ns;
+        if (!c->first_ns)
+            c->first_ns = c->now_ns;
         if (have != octets || memcmp(data + at + sizeof number, pattern + sizeof number, octets - sizeof number)) {
             c->damaged++;
             continue;
         }
-        memcpy(&number, data + at, sizeof number);
         if (number <= c->highest)
             c->late++;
         else
@@ -111,7 +117,8 @@ static int receive(char **argv)
     struct sockaddr_in where;
     struct timeval patience = { .tv_usec = WAIT_MS * 1000 };
     struct counts c = { 0 };
-    size_t octets = octets_of(argv[2]);
+    size_t octets = octets_of(argv[3]);
+    uint64_t flow = (uint64_t)atoi(argv[2]);
     int fd = open_socket(argv, &where), one = 1, room = BUFFER_OCTETS;
     setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
@@ -130,16 +137,14 @@ static int receive(char **argv)
         }
         int got = recvmmsg(fd, messages, BATCH, MSG_WAITFORONE, NULL);
         if (got <= 0) {
-            if (stop) /* and nothing is left */
+            if (stop && errno != EINTR) /* and nothing came for WAIT_MS */
                 break;
             continue;
         }
-        c.last_ns = now_ns();
-        if (!c.frames)
-            c.first_ns = c.last_ns;
+        c.now_ns = now_ns();
         for (int i = 0; i < got; i++) {
             size_t length = messages[i].msg_len;
-            count(&c, memory[i], length, segment_octets(&messages[i].msg_hdr, length), octets);
+            count(&c, flow, memory[i], length, segment_octets(&messages[i].msg_hdr, length), octets);
         }
     }
     printf("frames=%lu damaged=%lu late=%lu frames_ns=%lu\n", c.frames, c.damaged, c.late, c.last_ns - c.first_ns);
@@ -151,10 +156,10 @@ static int send_all(char **argv)
     struct mmsghdr messages[BATCH];
     struct iovec parts[BATCH];
     struct sockaddr_in where;
-    size_t octets = octets_of(argv[2]);
-    uint64_t length_ns = (uint64_t)(atof(argv[3]) * 1e9), number = 0, refused = 0, began, now;
-    double rate = atof(argv[4]);
-    int segments = atoi(argv[5]), fd = open_socket(argv, &where), size = (int)octets;
+    size_t octets = octets_of(argv[3]);
+    uint64_t flow = (uint64_t)atoi(argv[2]) << FLOW_SHIFT, length_ns = (uint64_t)(atof(argv[4]) * 1e9), number = 0, refused = 0, began, now;
+    double rate = atof(argv[5]);
+    int segments = atoi(argv[6]), fd = open_socket(argv, &where), size = (int)octets;
     int pieces = segments > 1 ? 1 : BATCH, each = segments > 1 ? segments : 1;
     if (octets * (size_t)each > OCTETS_MAX || (segments > 1 && setsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &size, sizeof size)))
         fail("segments");
@@ -173,8 +178,8 @@ static int send_all(char **argv)
         uint64_t first = number;
         for (int i = 0; i < pieces; i++)
             for (int k = 0; k < each; k++) {
-                number++;
-                memcpy(memory[i] + (size_t)k * octets, &number, sizeof number);
+                uint64_t named = flow | ++number;
+                memcpy(memory[i] + (size_t)k * octets, &named, sizeof named);
             }
         int done = sendmmsg(fd, messages, (unsigned)pieces, 0);
         if (done < 0) {
@@ -191,9 +196,9 @@ static int send_all(char **argv)
 
 int main(int argc, char **argv)
 {
-    if (argc == 5 && !strcmp(argv[1], "receive"))
+    if (argc == 6 && !strcmp(argv[1], "receive"))
         return receive(argv + 2);
-    if (argc == 8 && !strcmp(argv[1], "send"))
+    if (argc == 9 && !strcmp(argv[1], "send"))
         return send_all(argv + 2);
     fprintf(stderr, "usage: see the head of udp_flow.c\n");
     return 2;

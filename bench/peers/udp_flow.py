@@ -4,6 +4,7 @@ Source: udp_flow.c, which says how it sends and what it compares.
 """
 
 import contextlib
+import itertools
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ END_SECONDS_MAX = 20.0  # beyond what is measured
 SEARCH_FROM = 1.5  # times what arrives of a flood
 SEARCH_STEPS, SEARCH_STEPS_MAX = 5, 10  # the latter when every rate so far was too high
 NS = 1e9
+FLOWS = 1 << 16
+_flows = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,12 @@ def flow(program, pair, octets, seconds, rate=0, segments=1):
     rate      datagrams a second; 0: as many as go
     segments  datagrams that the sender's kernel gets at once
     """
-    receiving = [program, "receive", pair.address, PORT, octets]
+    number = next(_flows) % FLOWS
+    receiving = [program, "receive", pair.address, PORT, number, octets]
     receiver = pair.server.start(*receiving, stdout=subprocess.PIPE, text=True)
     try:
         assert receiver.stdout.readline() == "ready\n", "the receiver does not start"
-        sending = [program, "send", pair.address, PORT, octets, seconds, f"{rate:.0f}", segments]
+        sending = [program, "send", pair.address, PORT, number, octets, seconds, f"{rate:.0f}", segments]
         printed = pair.client.run(*sending, timeout=seconds + END_SECONDS_MAX)
     finally:
         end(receiver)

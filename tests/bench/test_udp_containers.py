@@ -37,13 +37,15 @@ def test_each_datagram_is_compared_with_what_was_sent():
     with Veth() as pair, udp_flow.built() as program:
         count = udp_flow.flow(program, pair, 100, 0.05, rate=20_000, segments=10)
         assert 0 < count.frames <= count.sent <= 1010 and count.damaged == count.late == 0
-        receiving = [program, "receive", pair.address, udp_flow.PORT, 101]
-        receiver = pair.server.start(*receiving, stdout=subprocess.PIPE, text=True)
-        assert receiver.stdout.readline() == "ready\n"
-        pair.client.run(program, "send", pair.address, udp_flow.PORT, 100, 0.01, 10_000, 1)
-        end(receiver)
-        words = dict(word.split("=") for word in receiver.stdout.read().split())
-        assert int(words["damaged"]) == int(words["frames"]) > 0
+        for flow, counted in ((7, True), (8, False)):
+            receiving = [program, "receive", pair.address, udp_flow.PORT, 7, 101]
+            receiver = pair.server.start(*receiving, stdout=subprocess.PIPE, text=True)
+            assert receiver.stdout.readline() == "ready\n"
+            pair.client.run(program, "send", pair.address, udp_flow.PORT, flow, 100, 0.01, 10_000, 1)
+            end(receiver)
+            words = dict(word.split("=") for word in receiver.stdout.read().split())
+            assert words["damaged"] == words["frames"]
+            assert (int(words["damaged"]) > 0) == counted
 
 
 @pytest.mark.root
