@@ -144,6 +144,11 @@ class Port:
         lib.dpu_shutdown(self._port)
 
     @property
+    def address(self):
+        """Address of the `struct dpu_port`, for compiled code that calls the library itself."""
+        return int(ffi.cast("uintptr_t", self._port))
+
+    @property
     def link(self):
         """Whether the DPU is there."""
         return bool(lib.dpu_link_state(self._port))

@@ -11,7 +11,8 @@ compiled; `NUMBA_BOUNDSCHECK=1` (every index is checked); `NUMBA_DISABLE_JIT=1` 
 `DPU_CALLABLE_HELPERS=1` makes helpers callable from Python too, for tests; it doubles compile time.
 
 numba's cache notices neither a changed helper in another file nor the mode, so the cache folder's
-name carries a hash of every compiled source and the mode.
+name carries a hash of every compiled source and the mode. Kernels of _BESIDE have folders of their own, so
+that a change there leaves what users run as it is.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ import numpy as np
 
 CACHE_DAYS_MAX = 30  # days without use
 _PACKAGES = ("kernels", "drivers", "dpu_runtime")
+_BESIDE = ("bench",)  # packages with kernels that call those of _PACKAGES
 _ROOT = Path(__file__).resolve().parent.parent
 # compiled in from files without code: constants, and the order of fields in tuples
 _CONSTANTS = (
@@ -45,10 +47,11 @@ if CALLABLE_HELPERS:
     MODE += "-callable"
 
 
-def source_hash():
-    """Hash of every Python source that compiled code can come from: 16 hex digits."""
+@functools.cache
+def source_hash(packages=_PACKAGES):
+    """Hash of every Python source that compiled code of `packages` can come from: 16 hex digits."""
     digest = hashlib.sha256()
-    for package in _PACKAGES:
+    for package in packages:
         for path in sorted((_ROOT / package).rglob("*.py")):
             text = path.read_bytes()
             constants = path.as_posix().endswith(_CONSTANTS)
@@ -57,8 +60,10 @@ def source_hash():
     return digest.hexdigest()[:16]
 
 
-def cache_folder():
+def cache_folder(module=""):
     """Folder of the machine code of exactly these sources in this mode.
+
+    module  whose kernels it is for: of one of _BESIDE, the sources of that package count too
 
     Below DPU_CACHE_DIR, else /var/cache/dpu-runtime for root, else XDG_CACHE_HOME or ~/.cache.
     """
@@ -68,7 +73,8 @@ def cache_folder():
         base = Path("/var/cache/dpu-runtime")
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpu-runtime"
-    return base / f"{source_hash()}-{MODE}"
+    beside = tuple(package for package in _BESIDE if module.startswith(f"{package}."))
+    return base / f"{source_hash(_PACKAGES + beside)}-{MODE}"
 
 
 @contextlib.contextmanager
@@ -131,7 +137,6 @@ else:
 
     from kernels.helper_compiler import HelperCompiler
 
-    numba.config.CACHE_DIR = str(cache_folder())
     _OPTIONS = {
         "nogil": True,
         "cache": True,
@@ -148,18 +153,22 @@ else:
         _HELPER_OPTIONS |= {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         _HELPER_OPTIONS["pipeline_class"] = HelperCompiler
 
+    def _compiled(function, **options):
+        numba.config.CACHE_DIR = str(cache_folder(function.__module__))  # read when it is decorated
+        return numba.njit(**options)(function)
+
     def kernel(function):
         """Compile `function` over a batch."""
-        KERNELS.append(numba.njit(**_OPTIONS)(function))
+        KERNELS.append(_compiled(function, **_OPTIONS))
         return KERNELS[-1]
 
     def helper(function):
         """Compile `function` into the kernels that call it."""
-        return numba.njit(**_HELPER_OPTIONS)(function)
+        return _compiled(function, **_HELPER_OPTIONS)
 
     def glue(function):
         """Put the source of `function` into its caller's."""
-        return numba.njit(inline="always", **_OPTIONS)(function)
+        return _compiled(function, inline="always", **_OPTIONS)
 
     def primitive(python):
         """Make an intrinsic of the decorated typing function."""
@@ -176,6 +185,7 @@ else:
         @functools.cached_property
         def _compiled(self):
             options = {name: value for name, value in _OPTIONS.items() if name != "nogil"}
+            numba.config.CACHE_DIR = str(cache_folder(self.function.__module__))
             return numba.cfunc(self.signature, **options)(self.function)
 
         @property
