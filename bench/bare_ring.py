@@ -6,9 +6,11 @@ Not:  anything is checked, nobody is notified.
     driver, one CPU      hands each frame that it received over again; half a ring of them goes round
     device, another CPU  copies each from the transmit ring into a buffer of the receive ring
 
-Both wait for a full batch: else the CPUs would pass the lines of the rings to and fro for each frame.
+Both wait for a batch, a quarter of a ring, which of half a ring one of them always has: else the CPUs would
+pass the lines of the rings to and fro for each frame.
 """
 
+import mmap
 import os
 import threading
 from typing import NamedTuple
@@ -18,7 +20,6 @@ import numpy as np
 from dpu_runtime.worker_thread import tsc_hz
 from kernels.atomic import load_acquire_u16, load_once_u32, pause, store_release_u16, store_release_u32
 from kernels.jit import helper, kernel
-from kernels.layout import BATCH_SIZE
 from kernels.memory import (
     address_of,
     copy_short,
@@ -37,11 +38,10 @@ from kernels.virtio_net import VNET_HDR_BYTES
 PAGE = 4096
 TOGETHER_SECONDS_MAX = 5.0  # of waiting for the other thread
 _0, _1, _2, _4, _8, _16 = map(np.uint64, (0, 1, 2, 4, 8, 16))
-_32 = np.uint64(32)
+_32, _LINE = np.uint64(32), np.uint64(64)
 _LOW16 = np.uint64(0xFFFF)
 _VNET = np.uint64(VNET_HDR_BYTES)
 _WRITE = np.uint64(2 << 32)  # VIRTQ_DESC_F_WRITE, in a descriptor's second word
-_BATCH = np.uint64(BATCH_SIZE)
 # words of `rings`: where the parts of both rings are, and the word that ends both loops
 TX_DESC, TX_AVAIL, TX_USED, RX_DESC, RX_AVAIL, RX_USED, STOP, RING_WORDS = range(8)
 
@@ -65,7 +65,7 @@ def _index(ring):
 
 
 @kernel
-def drive(rings, size, ticks):
+def drive(rings, size, batch, ticks):
     """Hand over again what was received, until STOP is set or for `ticks` of the cycle counter.
 
     rings  uint64[RING_WORDS]
@@ -75,10 +75,10 @@ def drive(rings, size, ticks):
     end = cycles() + ticks
     while load_once_u32(rings[STOP]) == 0 and cycles() < end:
         free = np.uint64(size) - ((next_tx - _index(rings[TX_USED])) & _LOW16)
-        if min((_index(rings[RX_USED]) - seen) & _LOW16, free) < _BATCH:
+        if min((_index(rings[RX_USED]) - seen) & _LOW16, free) < batch:
             pause()
             continue
-        for k in range(_BATCH):
+        for k in range(batch):
             element = rings[RX_USED] + _4 + ((seen + k) & mask) * _8
             got = rings[RX_DESC] + np.uint64(load_u32(element)) * _16
             slot = (next_tx + k) & mask
@@ -90,27 +90,27 @@ def drive(rings, size, ticks):
             store_u64(sent + _8, np.uint64(load_u32(element + _4)))
             store_u64(got, empty)
             store_u16(rings[TX_AVAIL] + _4 + slot * _2, slot)
-        seen = (seen + _BATCH) & _LOW16
-        next_tx = (next_tx + _BATCH) & _LOW16
+        seen = (seen + batch) & _LOW16
+        next_tx = (next_tx + batch) & _LOW16
         store_release_u16(rings[RX_AVAIL] + _2, (seen + np.uint64(size)) & _LOW16)
         store_release_u16(rings[TX_AVAIL] + _2, next_tx)
 
 
 @kernel
-def forward(rings, size, ticks, addresses):
+def forward(rings, size, batch, ticks, addresses):
     """Copy frames from the transmit to the receive ring for `ticks`, then set STOP; returns frames.
 
-    addresses  uint64[BATCH_SIZE, 3]  scratch: from, to, octets with the virtio-net header
+    addresses  uint64[batch, 3]  scratch: from, to, octets with the virtio-net header
     """
     mask = np.uint64(size - 1)
     at, frames = _0, np.int64(0)  # both rings are at the same place
     end = cycles() + ticks
     while cycles() < end:
         waiting = (_index(rings[TX_AVAIL]) - at) & _LOW16
-        if min(waiting, (_index(rings[RX_AVAIL]) - at) & _LOW16) < _BATCH:
+        if min(waiting, (_index(rings[RX_AVAIL]) - at) & _LOW16) < batch:
             pause()
             continue
-        for k in range(_BATCH):
+        for k in range(batch):
             slot = ((at + k) & mask) * _2 + _4
             source = rings[TX_DESC] + np.uint64(load_u16(rings[TX_AVAIL] + slot)) * _16
             target = rings[RX_DESC] + np.uint64(load_u16(rings[RX_AVAIL] + slot)) * _16
@@ -118,8 +118,10 @@ def forward(rings, size, ticks, addresses):
             addresses[k, 1] = load_u64(target)
             addresses[k, 2] = np.uint64(load_u32(source + _8))
             prefetch(addresses[k, 0])
+            prefetch(addresses[k, 0] + _LINE)
             prefetch_write(addresses[k, 1])
-        for k in range(_BATCH):
+            prefetch_write(addresses[k, 1] + _LINE)
+        for k in range(batch):
             slot = (at + k) & mask
             octets = addresses[k, 2]
             store_u64(addresses[k, 1], _0)
@@ -127,8 +129,8 @@ def forward(rings, size, ticks, addresses):
             copy_short(addresses[k, 1] + _VNET, addresses[k, 0] + _VNET, octets - _VNET)
             store_u64(rings[TX_USED] + _4 + slot * _8, slot)
             store_u64(rings[RX_USED] + _4 + slot * _8, slot | (octets << _32))
-        at = (at + _BATCH) & _LOW16
-        frames += BATCH_SIZE
+        at = (at + batch) & _LOW16
+        frames += np.int64(batch)
         store_release_u16(rings[RX_USED] + _2, at)
         store_release_u16(rings[TX_USED] + _2, at)
     store_release_u32(rings[STOP], _1)
@@ -142,14 +144,15 @@ def _address(array):
 
 def make_rings(size, octets):
     """(uint64[RING_WORDS], what keeps their memory): half a ring of frames of `octets` waits, all 0xA5."""
-    assert size >= 4 * BATCH_SIZE, f"of half a ring of {size} entries neither side might have a batch"
+    assert size >= 4 and size & (size - 1) == 0, f"a ring of {size} entries"
     parts = [16 * size, 4 + 2 * size, 4 + 8 * size] * 2 + [PAGE]
     parts = [-(-part // PAGE) * PAGE for part in parts]
     room = -(-(octets + VNET_HDR_BYTES) // 64) * 64
-    memory = np.full(sum(parts) + 2 * size * room + PAGE, 0xA5, np.uint8)
-    start = -int(_address(memory)) % PAGE
-    ends = np.cumsum([start, *parts])
-    memory[: ends[-1]] = 0
+    mapped = mmap.mmap(-1, sum(parts) + 2 * size * room)
+    mapped.madvise(mmap.MADV_HUGEPAGE)  # DPDK's memory has large pages
+    memory = np.frombuffer(mapped, np.uint8)
+    memory[sum(parts) :] = 0xA5
+    ends = np.cumsum([0, *parts])
     base = int(_address(memory))
     rings = (ends[:-1] + base).astype(np.uint64)
     for first, desc, avail in ((0, TX_DESC, TX_AVAIL), (size, RX_DESC, RX_AVAIL)):
@@ -166,19 +169,19 @@ def measure(size, octets, seconds, cpus):
     """Rate of frames of `octets` between rings of `size` entries; `cpus`: of the driver and of the device."""
     rings, memory = make_rings(size, octets)
     ticks = np.uint64(seconds * tsc_hz())
-    done = {}
+    done, batch = {}, np.uint64(size // 4)
 
     def on(cpu, function, *args):
         def body():
             os.sched_setaffinity(0, {cpu})  # of this thread
-            done[function] = function(rings, size, *args)
+            done[function] = function(rings, size, batch, *args)
 
         thread = threading.Thread(target=body)
         thread.start()
         return thread
 
     longest = np.uint64((seconds + TOGETHER_SECONDS_MAX) * tsc_hz())
-    threads = [on(cpus[0], drive, longest), on(cpus[1], forward, ticks, np.zeros((BATCH_SIZE, 3), np.uint64))]
+    threads = [on(cpus[0], drive, longest), on(cpus[1], forward, ticks, np.zeros((batch, 3), np.uint64))]
     for thread in threads:
         thread.join()
     del memory  # was needed until here

@@ -177,7 +177,7 @@ def merge_loop(shared, batch, pool, bursts, random, spent):
 @kernel
 def pipeline_loop(w, shared, batch, pool, bursts, flows, random, spent):
     """The fused pipeline, from a received burst to the egress port's tx; returns packets."""
-    counters = shared.port_counters[0, 0]
+    counters = shared.port_counters[w.number, 0]
     for burst in range(bursts):
         _fill(batch, pool, burst * BATCH_SIZE, BATCH_SIZE, flows, random)
         counters[PortCounter.RX_PACKETS] += np.uint64(BATCH_SIZE)

@@ -86,7 +86,7 @@ def _line_panels(results, plot):
     """A panel a group of rows `group, x: series`, then ratios as bars; plot["x"]: what a group grows by."""
     groups = {}
     for row in results:
-        if row.unit != "x" and (match := LINE_ROW.fullmatch(row.name)):
+        if row.unit != "x" and not row.name.endswith(LEFT_OUT) and (match := LINE_ROW.fullmatch(row.name)):
             series = groups.setdefault(match["group"], {}).setdefault(match["series"], [])
             series.append((int(match["x"].replace(",", "")), row))
     for group, series in groups.items():

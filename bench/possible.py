@@ -15,7 +15,7 @@ SEGMENTS_BITS = 65_160 * 8  # payload of what "TAP, 64 KB" moves: 45 segments of
 
 @dataclass(frozen=True)
 class Way:
-    """How rows make a floor: a function of their medians, and the same in words, {0} being the first row."""
+    """How rows make a floor: a function of their best repeats, and the same in words, {0} being the first."""
 
     words: str
     of: Callable
@@ -87,6 +87,12 @@ FLOORS = (
         THERE_AND_BACK,
     ),
     Floor("kernel_ports_tcp", r"TCP: DPU, af_packet / .*", ("TCP over a veth pair, one stream",)),
+    Floor(
+        "growth",
+        r"rules, .*: DPU / .*",
+        ("TCP over a veth pair, one stream", TAP_64KB),
+        MOVED_BY_ONE_CPU,
+    ),
     Floor("kernel_ports_tcp", r"TCP: DPU, .*", ("TCP over a veth pair, no offloads",)),
 )
 
@@ -102,7 +108,7 @@ def floor_of(script, figure):
 def possible(script, figure, limits):
     """The floor under a ratio, in the unit of what is compared; None without one.
 
-    limits  name -> median of the rows of bench/limits.py that were measured on the same machine
+    limits  name -> best of the repeats, of the rows of bench/limits.py that were measured on the same machine
     """
     rows, way = floor_of(script, figure) or ([None], AS_IS)
     return way.of(*(limits[row] for row in rows)) if set(rows) <= limits.keys() else None

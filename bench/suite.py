@@ -67,6 +67,7 @@ SUITE = (
         quick="--size 60 --repeats 1",
         needs=(*_TCP, *_C, "ethtool", "iputils-ping"),
     ),
+    Bench("growth", needs=(*_TCP, *_C, "dpdk-dev", "nftables")),
     Bench(
         "kernels_peers",
         quick="--size 2 --repeats 5",

@@ -18,6 +18,7 @@ _HEAD = """
 [runtime]
 socket = "{folder}/dpu.sock"
 state_dir = "{folder}"
+{workers}
 """
 _PORT = """
 [[port]]
@@ -41,15 +42,17 @@ action = "drop"
 class Containers:
     """A pair of hosts; see hosts.py.
 
-    env    environment variables for the daemon
-    start  False: the caller starts the daemon by `start_daemon`
+    env      environment variables for the daemon
+    start    False: the caller starts the daemon by `start_daemon`
+    workers  their CPUs; None: as by default
     """
 
     name = "dpu"
     address = SERVER_ADDRESS
 
-    def __init__(self, cpus=ANYWHERE, env=None, start=True):
+    def __init__(self, cpus=ANYWHERE, env=None, start=True, workers=None):
         self._env = env
+        self._workers = f"workers = {list(workers)}" if workers else ""
         self._pidfds = {}
         self.daemon = None
         with contextlib.ExitStack() as made:
@@ -63,7 +66,7 @@ class Containers:
             self._made = made.pop_all()
 
     def _text(self, rules=0):
-        parts = [_HEAD.format(folder=self._folder)]
+        parts = [_HEAD.format(folder=self._folder, workers=self._workers)]
         for name, host, address in (
             ("client", self.client, CLIENT_ADDRESS),
             ("server", self.server, SERVER_ADDRESS),
