@@ -152,7 +152,7 @@ class SyscallView(_Shape):
 
 
 class WorkerProfile(_Shape):
-    """Where the time of a worker went; stages and the shares below them are all of it."""
+    """Where the time of a worker went; stages, polling and sleep are all of it."""
 
     number: int
     cpu: int
@@ -162,10 +162,8 @@ class WorkerProfile(_Shape):
     stages: dict[str, StageView]
     polling: float | None = Field(None, description="rounds that found nothing")
     sleeping: float | None = Field(None, description="in epoll, without the CPU")
-    waiting_for_cpu: float | None = Field(None, description="ready, but others had the CPU")
-    polling_or_sleeping: float | None = Field(
-        None, description="instead of the three, where they are not told"
-    )
+    waiting_for_cpu: float | None = Field(None, description="within all of these: others had its CPU")
+    polling_or_sleeping: float | None = Field(None, description="instead of the two, where they are not told")
     syscalls: dict[str, SyscallView] | None = Field(
         None,
         description="they lie within the stages, polling and sleep; absent: not counted, `notes` say why",

@@ -2,13 +2,13 @@
 
 In:   the cycle counters that workers keep anyway (shared.py, Stage), the scheduler's account of their
       threads, and their system calls, which are counted only meanwhile (syscall_counts.py).
-Out:  by worker the share of each stage, of polling, of sleep and of waiting for the CPU: together all of it.
-      What a host cannot tell is a note, in words, and no figure.
+Out:  by worker the share of each stage, of polling and of sleep, together all of the time; and how much of it
+      others had the CPU. What a host cannot tell is a note, in words, and no figure.
 Not:  what is inside a stage: `perf`, with the data plane's perf map (docs/profiling.md).
 
-A stage's cycles are those between its begin and its end, so what the thread waits for its CPU in between is
-the stage's too. Sleep and waiting come from the scheduler; what is left is polling, rounds that found
-nothing.
+A stage's time is that from its begin to its end by the clock. Where others have the CPU in between, most
+often in tx, which wakes the receiver, that is the stage's too. Sleep is what the scheduler had the thread
+neither run nor wait; what is left is polling, rounds that found nothing.
 """
 
 import asyncio
@@ -151,9 +151,8 @@ def _idle(before, after, ns, busy, notes):
         return {"polling_or_sleeping": round(left, 5)}
     on_cpu, waiting = (max(new - old, 0) / ns for old, new in zip(before, after, strict=True))
     sleeping = min(max(1.0 - on_cpu - waiting, 0.0), left)
-    waiting = min(waiting, left - sleeping)
     return {
-        "polling": round(left - sleeping - waiting, 5),
+        "polling": round(left - sleeping, 5),
         "sleeping": round(sleeping, 5),
         "waiting_for_cpu": round(waiting, 5),
     }

@@ -10,7 +10,7 @@ RULE_MATCHES = (
 )
 RING_COLUMNS = ("kicks", "calls", "bad_chains", "dropped")
 BITS_PER_OCTET = 8
-IDLE_KEYS = ("polling", "sleeping", "waiting_for_cpu", "polling_or_sleeping")
+IDLE_KEYS = ("polling", "sleeping", "polling_or_sleeping")
 NUMBER_CHARS = 13  # of a column whose values are not all numbers
 BAR_CHARS = 40  # of a bar that is all of it
 LINE_CHARS = 110  # a longer value goes on below itself
@@ -168,7 +168,9 @@ def _time_table(worker):
     ]
     idle = {key.replace("_", " "): {"share": worker[key]} for key in IDLE_KEYS if worker.get(key) is not None}
     rows += [[name, _percent(one), *_right("", ""), _bar(one)] for name, one in idle.items()]
-    return table(("TIME IN", "%", *headers, ""), rows)
+    text = table(("TIME IN", "%", *headers, ""), rows)
+    waited = worker.get("waiting_for_cpu")
+    return text if waited is None else f"{text}\nwithin all of it, others had the CPU: {100 * waited:.1f} %"
 
 
 def _call_table(calls):

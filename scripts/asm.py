@@ -79,6 +79,7 @@ _LABEL = re.compile(r"^(\.LBB\w+):")
 _JUMP = re.compile(r"^\tj\w+\s+(\.LBB\w+)$")
 
 
+ALLOCATES = ("NRT required but not enabled",)  # the line of numba's long texts that says it
 HEADERS = ("FUNCTION", "INSTRUCTIONS", "ON VECTORS", "INNER LOOPS", "ON VECTORS", "CALLS")
 
 
@@ -223,15 +224,17 @@ def _of_assembly(text, entry):
 
 
 def _made(names, arguments, folder):
-    """A Made of each function; one that has arguments no worker has by name is said to be left out."""
+    """A Made of each function; one that cannot be compiled, or has arguments no worker has, is said."""
     from numba.core.errors import NumbaError  # noqa: PLC0415
 
     for module, name in names:
         try:
             yield make(module, name, arguments, folder)
-        except NumbaError:
-            text = "its arguments are not a worker's by name; see the kernel that calls it"
-            print(f"asm: left out: kernels.{module}.{name}: {text}", file=sys.stderr)
+        except NumbaError as error:
+            lines = [line.strip() for line in str(error).splitlines()]
+            said = [line for line in lines if line and not line.startswith("Failed in ")]
+            why = next((line for line in said if line in ALLOCATES), said[0])
+            print(f"asm: left out: kernels.{module}.{name}: {why}", file=sys.stderr)
 
 
 def main(argv, out=OUT):

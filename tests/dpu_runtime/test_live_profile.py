@@ -21,9 +21,9 @@ def profiled(dpu, seconds):
 
 
 def shares(worker):
-    """Of stages and of the rest: all of the time."""
-    rest = (worker["polling"], worker["sleeping"], worker["waiting_for_cpu"])
-    return sum(stage["share"] for stage in worker["stages"].values()) + sum(rest)
+    """Of the stages, polling and sleep: all of the time."""
+    stages = sum(stage["share"] for stage in worker["stages"].values())
+    return stages + worker["polling"] + worker["sleeping"]
 
 
 def test_a_worker_without_packets_sleeps(dpu):
