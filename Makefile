@@ -5,7 +5,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench bench-quick bench-report asm libdpu install-cni lock clean
+.PHONY: help setup demo test lint format bench bench-quick bench-guard bench-report asm libdpu install-cni lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -33,6 +33,10 @@ bench: setup ## all benches beside their peers, within 30 min; NAME=kernels: tha
 
 bench-quick: setup ## the same, small: within 5 min (root)
 	@.venv/bin/python -m bench --quick $(NAME)
+
+bench-guard: setup ## ratios to peers and instruction counts beside the committed ones, within 3 min (root)
+	@.venv/bin/python -m bench.instructions
+	@.venv/bin/python -m bench.guard $(NAME)
 
 bench-report: setup ## take bench/out/ into bench/figures/ and the tables of README.md and bench/README.md
 	@.venv/bin/python -m bench.report

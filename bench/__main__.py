@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 
+from bench.peers.hosts import stop_on_signals
 from bench.plots import draw
 from bench.results import OUT, PAIRS_MIN, comparison
 from bench.scripts import lacks, measured, run_script, took_seconds
@@ -84,4 +85,5 @@ def main():
 
 
 if __name__ == "__main__":
+    stop_on_signals()
     sys.exit(main())

@@ -1,10 +1,12 @@
 """The compiled loops of bench/kernels.py: fill a batch as a driver would, take the time of a kernel.
 
-Out:  cycles of the kernels alone, without the filling, added to `spent`.
+Out:  cycles of the kernels alone, without the filling, added to `spent`. Under callgrind every reading of
+      the clock is a dump too, so that bench/instructions.py has the instructions between two of them.
 """
 
 import numpy as np
 
+from bench.callgrind import DUMP_STATS, request
 from dpu_runtime import worker
 from drivers.port import PortCounter
 from kernels.checksum import complete_checksums, ones_sum
@@ -27,6 +29,13 @@ NAMES = ("parse", "check_vnet", "admit + switch", "filter_ingress", "verify_chec
 _SRC_IP_AT = HEADROOM_BYTES + 14 + 12
 _SRC_PORT_AT = HEADROOM_BYTES + 14 + 20
 _CACHE_LINE = np.uint64(63)
+
+
+@helper
+def clock():
+    """Cycles now; to callgrind, the end of what it counts together."""
+    request(np.uint64(DUMP_STATS))
+    return cycles()
 
 
 @helper
@@ -68,19 +77,19 @@ def plain_loop(w, shared, batch, pool, bursts, random, spent):
     for burst in range(bursts):
         _fill(batch, pool, burst * BATCH_SIZE, BATCH_SIZE, 0, random)
         decode_vnet(headers, meta, BATCH_SIZE)
-        t0 = cycles()
+        t0 = clock()
         parse(headers, meta, BATCH_SIZE, drops)
-        t1 = cycles()
+        t1 = clock()
         check_vnet(headers, meta, BATCH_SIZE, drops)
-        t2 = cycles()
+        t2 = clock()
         admit(meta, BATCH_SIZE, shared.ports, shared.vlan_allowed, shared.mac, drops)
-        t3 = cycles()
+        t3 = clock()
         verify_checksums(headers, meta, BATCH_SIZE, shared.ports, drops)
-        t4 = cycles()
+        t4 = clock()
         filter_ingress(
             headers, meta, BATCH_SIZE, shared.acl_ingress, w.cache_ingress, shared.rule_hits[0], drops
         )
-        t5 = cycles()
+        t5 = clock()
         switch(
             headers,
             meta,
@@ -97,7 +106,7 @@ def plain_loop(w, shared, batch, pool, bursts, random, spent):
             shared.switch_counters[0],
             drops,
         )
-        t6 = cycles()
+        t6 = clock()
         spent[PARSE] += t1 - t0
         spent[VNET] += t2 - t1
         spent[SWITCH] += (t3 - t2) + (t6 - t5)
@@ -119,9 +128,9 @@ def complete_loop(shared, batch, pool, bursts, random, spent):
     """complete_checksums; returns packets."""
     for burst in range(bursts):
         _prepare(shared, batch, pool, burst * BATCH_SIZE, BATCH_SIZE, random)
-        began = cycles()
+        began = clock()
         complete_checksums(batch.headers, batch.meta, BATCH_SIZE, shared.drops[0])
-        spent[0] += cycles() - began
+        spent[0] += clock() - began
     return bursts * BATCH_SIZE
 
 
@@ -131,7 +140,7 @@ def segment_loop(shared, batch, pool, bursts, random, spent):
     segments = np.int64(0)
     for burst in range(bursts):
         _prepare(shared, batch, pool, burst, 1, random)
-        began = cycles()
+        began = clock()
         total = np.int64(gso_segment_count(batch.meta[0]))
         done = np.int64(0)
         while done < total:
@@ -144,7 +153,7 @@ def segment_loop(shared, batch, pool, bursts, random, spent):
                 batch.segment_meta,
                 batch.segment_iov,
             )
-        spent[0] += cycles() - began
+        spent[0] += clock() - began
         segments += done
     return segments
 
@@ -158,7 +167,7 @@ def merge_loop(shared, batch, pool, bursts, random, spent):
         for k in range(BATCH_SIZE):
             batch.order[k] = k
         batch.gro_used[0] = 0
-        began = cycles()
+        began = clock()
         left += gro_merge(
             batch.headers,
             batch.meta,
@@ -170,7 +179,7 @@ def merge_loop(shared, batch, pool, bursts, random, spent):
             batch.gro_used,
             batch.gro_flows,
         )
-        spent[0] += cycles() - began
+        spent[0] += clock() - began
     return bursts * BATCH_SIZE, left
 
 
@@ -181,9 +190,9 @@ def pipeline_loop(w, shared, batch, pool, bursts, flows, random, spent):
     for burst in range(bursts):
         _fill(batch, pool, burst * BATCH_SIZE, BATCH_SIZE, flows, random)
         counters[PortCounter.RX_PACKETS] += np.uint64(BATCH_SIZE)
-        began = cycles()
-        ended = worker.pipeline(w, shared, batch, BATCH_SIZE, np.uint64(1), began)
-        spent[0] += ended - began
+        began = clock()
+        worker.pipeline(w, shared, batch, BATCH_SIZE, np.uint64(1), began)
+        spent[0] += clock() - began
     return bursts * BATCH_SIZE
 
 

@@ -24,8 +24,8 @@ class Bench:
     root: bool = True
 
 
-_TCP = ("iproute2", "iperf3")
-_PEERS = ("iproute2", "dpdk-dev", "openvswitch-switch-dpdk")
+_TCP = ("iproute2", "iperf3", "ethtool")
+_PEERS = ("iproute2", "ethtool", "dpdk-dev", "openvswitch-switch-dpdk")
 _C = ("gcc", "libc6-dev")
 
 SUITE = (
@@ -34,6 +34,7 @@ SUITE = (
         "tcp_containers",
         full="--size 1",
         quick="--size 1 --repeats 1",
+        guard="--size 1 --repeats 2 --peers bridge",
         needs=(*_TCP, *_PEERS, "nftables"),
     ),
     Bench(
@@ -45,8 +46,8 @@ SUITE = (
     Bench("vhost_user", quick="--quick", needs=_PEERS),
     Bench("vhost_tso", quick="--size 200 --repeats 2", needs=(*_PEERS, *_C)),
     Bench("host_programs", needs=("iproute2", *_C)),
-    Bench("kernel_ports", quick="--quick", needs=(*_PEERS, *_C, "ethtool")),
-    Bench("kernel_ports_tcp", quick="--quick", needs=(*_PEERS, "ethtool", "iperf3", "iputils-ping")),
+    Bench("kernel_ports", quick="--quick", needs=(*_PEERS, *_C)),
+    Bench("kernel_ports_tcp", quick="--quick", needs=(*_PEERS, "iperf3", "iputils-ping")),
     Bench("attach", quick="--size 50 --repeats 3 --pairs 100", needs=("iproute2",)),
     Bench("soak_attach", needs=("iproute2",)),
     Bench("recovery", needs=(*_TCP, "iputils-ping")),
@@ -65,7 +66,7 @@ SUITE = (
     Bench(
         "limits",
         quick="--size 60 --repeats 1",
-        needs=(*_TCP, *_C, "ethtool", "iputils-ping"),
+        needs=(*_TCP, *_C, "iputils-ping"),
     ),
     Bench("growth", needs=(*_TCP, *_C, "dpdk-dev", "nftables")),
     Bench(

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import results
@@ -84,10 +84,14 @@ def gbit_per_second(pair, seconds, words=()):
     return stream(pair, seconds, words).gbit
 
 
-def run(size, repeats=results.REPEATS, rules=1000, cpus=pairs.APART, profile=False):
-    """Measure all variants, `size` seconds each time; returns rates, ratios and the DPU's cycles."""
+def run(size, repeats=results.REPEATS, rules=1000, cpus=pairs.APART, peers=None, profile=False):
+    """Measure all variants, `size` seconds each time; returns rates, ratios and the DPU's cycles.
+
+    peers  only beside these; None: all
+    """
     results.require({**pairs.PACKAGES, "iperf3": "iperf3"})
-    names = dict.fromkeys(name for variant in VARIANTS for name in (*variant.peers, DPU))
+    variants = [replace(one, peers=[p for p in one.peers if p in (peers or one.peers)]) for one in VARIANTS]
+    names = dict.fromkeys(name for variant in variants for name in (*variant.peers, DPU))
     options = {name: {"rules": rules} for name in (NFT_LIST, NFT_SET)}
     with pairs.made(names, cpus, **options) as there:
         dpu = there[DPU]
@@ -97,7 +101,7 @@ def run(size, repeats=results.REPEATS, rules=1000, cpus=pairs.APART, profile=Fal
         for pair in there.values():
             serve(pair)
         made = []
-        for variant in VARIANTS:
+        for variant in variants:
             dpu.set_rules(rules if variant.filtered else NO_RULES)
             made += measured(variant, variant.title.format(rules=rules), there, size, repeats)
         if profile:
@@ -168,5 +172,6 @@ if __name__ == "__main__":
         repeats={"type": int, "default": results.REPEATS, "help": "pairs of measurements"},
         rules={"type": int, "default": 1000, "help": "rules in the variant with rules; default: 1000"},
         cpus={**pairs.CPUS_OPTION, "help": "CPUs for iperf3's client and server; default: 0 1"},
+        peers={"nargs": "+", "metavar": "NAME", "choices": list(pairs.MAKE), "help": "only beside these"},
         profile={"action": "store_true", "help": "show where the worker's time goes, by perf"},
     )

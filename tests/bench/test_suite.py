@@ -1,5 +1,6 @@
 """`make bench`: every script is in it, what fails is said, every picture is drawn."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -38,8 +39,14 @@ def test_an_unknown_name_is_refused_with_those_there_are():
     assert done.returncode == 2 and "no bench is called ports; there are kernels" in done.stderr
 
 
+@pytest.mark.parametrize("bench", SUITE, ids=lambda bench: bench.name)
+def test_what_a_script_asks_for_is_what_it_needs(bench):
+    module = importlib.import_module(f"bench.{bench.name}")
+    asked = {*getattr(module, "PACKAGES", {}).values()}
+    assert asked <= set(bench.needs) <= set(scripts.debian_packages())
+
+
 def test_what_a_script_lacks_is_named(monkeypatch):
-    assert all(set(bench.needs) <= set(scripts.debian_packages()) for bench in SUITE)
     monkeypatch.setattr(scripts.os, "geteuid", lambda: 1000)
     assert scripts.lacks(Bench("x", root=False)) == ""
     assert scripts.lacks(Bench("x")) == "needs root"
