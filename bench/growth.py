@@ -15,7 +15,7 @@ from bench import growth_memory, growth_ports, results
 from bench.peers.hosts import stop_on_signals
 
 BURSTS = 300
-MS = 150
+MS = 100
 REPEATS = 5
 TCP_SECONDS = 1
 PORTS_MAX = max(growth_ports.PORTS)

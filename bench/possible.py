@@ -1,7 +1,8 @@
 r"""What is possible on the machine, for each figure that is compared with a peer: the floor under it.
 
-A floor is made of rows of bench/limits.py that were measured on the same machine. It is no promise: it
-leaves out whatever ours and the peers have to do besides. A ratio that no line here matches has none.
+A floor is made of rows of bench/limits.py that were measured on the same machine, or of a veth pair that the
+script itself measured beside ours. It is no promise: it leaves out whatever ours and the peers have to do
+besides. A ratio that no line here matches has none.
 
 In FLOORS, \1 of a row's name is the first group of the expression.
 """
@@ -44,7 +45,7 @@ THERE_AND_BACK = Way("{0} + 2 x {1}, as each way is through a port", lambda trip
 
 @dataclass(frozen=True)
 class Floor:
-    """Under ratios of `script` whose whole name matches `figure`: `rows` of bench/limits.py, in a `way`."""
+    """Under ratios of `script` whose whole name matches `figure`: `rows`, in a `way`."""
 
     script: str
     figure: str
@@ -72,6 +73,9 @@ FLOORS = (
         (r"\1, \2, over a veth pair", TAP_64B),
         THERE_AND_BACK,
     ),
+    Floor("applications", r"(.*): DPU / .*", (r"\1: veth",)),
+    Floor("udp_containers", r"(.*): DPU / .*", (r"\1: veth",)),
+    Floor("growth", r"packet size, 65214: DPU / .*", ("bare ring, 64 KB",)),
     Floor("vhost_user", r".*, (\d+ B): DPU.* / .*", (r"bare ring, \1",)),
     Floor("vhost_tso", r".*, (64 KB): DPU.* / .*", (r"bare ring, \1",)),
     Floor(
@@ -98,20 +102,20 @@ FLOORS = (
 
 
 def floor_of(script, figure):
-    """(names of rows of bench/limits.py, Way) under a ratio, None without one; the first line counts."""
+    """(names of rows, Way) under a ratio, None without one; the first line counts."""
     for floor in FLOORS:
         if floor.script == script and (match := re.fullmatch(floor.figure, figure)):
             return [match.expand(row) for row in floor.rows], floor.way
     return None
 
 
-def possible(script, figure, limits):
+def possible(script, figure, measured):
     """The floor under a ratio, in the unit of what is compared; None without one.
 
-    limits  name -> best of the repeats, of the rows of bench/limits.py that were measured on the same machine
+    measured  name -> best of the repeats, of rows of bench/limits.py on the same machine and of the script
     """
     rows, way = floor_of(script, figure) or ([None], AS_IS)
-    return way.of(*(limits[row] for row in rows)) if set(rows) <= limits.keys() else None
+    return way.of(*(measured[row] for row in rows)) if set(rows) <= measured.keys() else None
 
 
 def derived(script, figure):

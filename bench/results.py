@@ -133,9 +133,10 @@ def compared(results):
     """
     limits = best(results.get("limits", ()))
     for script, made in results.items():
+        measured = limits | best(made)
         for r in made:
             if r.ours is not None:
-                floor = possible(script, r.name, limits)
+                floor = possible(script, r.name, measured)
                 sides = figure(r.ours), figure(r.theirs), "-" if floor is None else figure(floor), r.of_unit
                 ratios = (figure(value) for value in (r.median, r.low, r.high))
                 yield script, r.name, *sides, *ratios, r.verdict

@@ -55,6 +55,24 @@ def test_the_comparison_has_both_sides_of_every_ratio():
     ]
 
 
+def test_what_a_veth_pair_did_in_the_same_run_is_possible():
+    made = [result("UDP: veth", "Gbit/s", [8, 9]), ratio("UDP: DPU / OVS", [4, 5], [2, 2], "Gbit/s")]
+    assert list(results.compared({"udp_containers": made})) == [
+        (
+            "udp_containers",
+            "UDP: DPU / OVS",
+            "4.50",
+            "2.00",
+            "9.00",
+            "Gbit/s",
+            "2.25",
+            "2.00",
+            "2.50",
+            "ahead",
+        )
+    ]
+
+
 def test_the_table_aligns_its_columns():
     text = table([Result("parse 64 B", 12.345, "ns", 0.5, 1234567.8), Result("x", 0, "GB/s", 0, 0)])
     assert text.splitlines() == [
