@@ -17,6 +17,7 @@ mpl.rcParams["svg.hashsalt"] = "dpu"  # the same figures, the same file
 OURS, PEER, LINE = "#1f6f8b", "#b8bfc6", "#c0392b"
 ROW_INCHES, WIDTH_INCHES, HEAD_INCHES, LINES_INCHES = 0.28, 9.0, 1.1, 3.2
 LINE_ROW = re.compile(r"(?P<group>[^:]+), (?P<x>[\d,]+): (?P<series>.+)")
+STACK_COLORS = mpl.colormaps["tab20"].colors
 SIMULATED = "simulated"  # in the name of what a model says
 FORMATS = ("svg", "png")
 LEFT_OUT = (
@@ -94,8 +95,42 @@ def _line_panels(results, plot):
     yield from _bar_panels([row for row in results if row.unit == "x"], plot)
 
 
+def _stack(axes, unit, bars, colors):
+    """One bar a name, its parts beside each other in the order of `colors`; behind it how long it is."""
+    places, ends = range(len(bars), 0, -1), [0.0] * len(bars)
+    for part, color in colors.items():
+        if not any(part in rows for rows in bars.values()):
+            continue
+        widths = [rows[part].median if part in rows else 0.0 for rows in bars.values()]
+        axes.barh(places, widths, left=ends, color=color, height=0.7, label=part)
+        ends = [end + width for end, width in zip(ends, widths, strict=True)]
+    for place, end in zip(places, ends, strict=True):
+        axes.text(end, place, f" {end:,.0f}", va="center", fontsize=7)
+    axes.set_yticks(places, list(bars), fontsize=7)
+    axes.set_ylim(0.3, len(bars) + 0.7)
+    axes.set_xlim(right=1.08 * max(ends))
+    axes.set_xlabel(unit, fontsize=8)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1))
+
+
+def _stacked_panels(results, plot):
+    """A panel a group of rows `group, ...: part` of one unit; plot["whole"]: the part that is all of it."""
+    groups, parts = {}, {}
+    for row in results:
+        bar, _, part = row.name.rpartition(": ")
+        if row.unit != "x" and bar and part != plot.get("whole"):
+            bars = groups.setdefault((bar.partition(",")[0], row.unit), {})
+            bars.setdefault(bar, {})[part] = row
+            parts.setdefault(part, STACK_COLORS[len(parts) % len(STACK_COLORS)])
+    for (_, unit), bars in groups.items():
+        yield HEAD_INCHES + ROW_INCHES * len(bars), partial(_stack, unit=unit, bars=bars, colors=parts)
+    yield from _bar_panels([row for row in results if row.unit == "x"], plot)
+
+
 # By `plot["kind"]` of a JSON file: a function of (results, plot) that yields (inches, function of axes).
-PANELS = {"bars": _bar_panels, "lines": _line_panels}
+PANELS = {"bars": _bar_panels, "lines": _line_panels, "stacked": _stacked_panels}
 
 
 def draw(name, data, folder):

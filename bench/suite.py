@@ -49,6 +49,11 @@ SUITE = (
     Bench("kernel_ports", quick="--quick", needs=(*_PEERS, *_C)),
     Bench("kernel_ports_tcp", quick="--quick", needs=(*_PEERS, "iperf3", "iputils-ping")),
     Bench("ndr", needs=("iproute2", "dpdk-dev", "ethtool")),
+    Bench(
+        "stages",
+        full="--size 200 --repeats 5",
+        needs=("iproute2", "dpdk-dev", "ethtool", *_C),
+    ),
     Bench("attach", quick="--size 50 --repeats 3 --pairs 100", needs=("iproute2",)),
     Bench("soak_attach", needs=("iproute2",)),
     Bench("recovery", needs=(*_TCP, "iputils-ping")),

@@ -47,20 +47,21 @@ class Profiler:
     """Profiles of the workers behind `shared`, one at a time."""
 
     def __init__(self):
-        self._busy = False
+        self._ends = None  # time.monotonic() when the one that is taken is done; its client may be gone
 
     async def profile(self, shared, cpus, kicks, seconds):
         """One dict a worker after `seconds`. Raises ApplyError, with nothing left switched on.
 
         cpus   their CPUs, in the order of their numbers   kicks  their eventfds
         """
-        if self._busy:
-            raise ApplyError("a profile is being taken already")
-        self._busy = True
+        if self._ends is not None:
+            left = max(self._ends - time.monotonic(), 0)
+            raise ApplyError(f"a profile is being taken already, for another {left:.1f} s")
+        self._ends = time.monotonic() + seconds
         try:
             return await _profile(shared, cpus, kicks, seconds)
         finally:
-            self._busy = False
+            self._ends = None
 
 
 async def _profile(shared, cpus, kicks, seconds):

@@ -1,6 +1,7 @@
 """`make asm`: the machine code of a kernel, and refusals."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -56,17 +57,27 @@ def rows(done):
 
 
 @pytest.mark.compiled
-def test_a_module_and_a_function(tmp_path):
-    done = make_asm(["checksum"], tmp_path)
+def test_a_function(tmp_path):
+    done = make_asm(["ones_sum"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    ((name, line),) = rows(done).items()
+    instructions, vectors, loops, on_vectors, calls = line
+    assert name == "kernels.checksum.ones_sum" and calls == "nothing"
+    assert int(instructions) > 20 and int(vectors) > 5 and int(loops) >= int(on_vectors) >= 1
+    llvm, assembly = ((tmp_path / "asm" / f"ones_sum.{ending}").read_text() for ending in ("ll", "s"))
+    assert llvm.startswith("; kernels.checksum.ones_sum\ndefine ") and " x i64>" in llvm
+    assert assembly.startswith("# kernels.checksum.ones_sum\n") and "\tret" in assembly
+
+
+@pytest.mark.compiled
+def test_a_module(tmp_path):
+    done = make_asm(["meter"], tmp_path)
     assert done.returncode == 0, done.stderr
     made = rows(done)
-    instructions, vectors, loops, on_vectors, _ = made["kernels.checksum.ones_sum"]
-    assert int(instructions) > 20 and int(vectors) > 5 and int(loops) >= int(on_vectors) >= 1
+    assert {"kernels.meter.meter_rx", "kernels.meter.meter_tx", "kernels.meter.paid_time"} <= set(made)
     assert {line[-1] for line in made.values()} == {"nothing"}, "a kernel calls nothing"
-    assert "kernels.checksum.complete_checksums" in made
-    llvm, assembly = ((tmp_path / "asm" / f"checksum.{ending}").read_text() for ending in ("ll", "s"))
-    assert "; kernels.checksum.ones_sum\ndefine " in llvm and "# kernels.checksum.ones_sum\n" in assembly
-    assert " x i64>" in llvm
+    llvm, assembly = ((tmp_path / "asm" / f"meter.{ending}").read_text() for ending in ("ll", "s"))
+    assert llvm.count("\ndefine ") == assembly.count("# kernels.meter.") == len(made)
 
 
 @pytest.mark.compiled
@@ -80,19 +91,18 @@ def test_with_bounds_checked_it_is_another_file(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    ("kernel", "text"),
-    [
-        (["chksum"], "asm: KERNEL=chksum: no such module or function of kernels/; modules: acl_match, arp, "),
-        (["../checksum"], "asm: KERNEL=../checksum: no such module"),
-        (["jit"], "asm: KERNEL=jit: no such module"),
-        (["layout"], "asm: KERNEL=layout: no such module"),
-        ([""], "asm: say which: make asm KERNEL=checksum; modules: acl_match, "),
-        ([], "asm: say which: make asm KERNEL=checksum; modules: acl_match, "),
-    ],
-)
 @pytest.mark.compiled
-def test_a_wrong_name_is_refused_with_those_there_are(kernel, text, tmp_path):
+@pytest.mark.parametrize("name", ["chksum", "../checksum", "jit", "layout", "make_asm"])
+def test_a_wrong_name_is_refused_with_those_there_are(name):
+    text = f"KERNEL={name}: no such module or function of kernels/; modules: acl_match, arp, checksum, "
+    with pytest.raises(ValueError, match=re.escape(text)) as caught:
+        asm.chosen(name)
+    assert "; functions: admit, " in str(caught.value) and " layout" not in str(caught.value)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("kernel", [["chksum"], [""]])
+def test_a_refusal_writes_nothing(kernel, tmp_path):
     done = make_asm(kernel, tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith(text), done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("asm: ") and "acl_match, arp" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "asm").exists()

@@ -29,7 +29,7 @@ ifname = "{interface}"
 address = ["{address}/{prefix}"]
 """
 # No packet of a measurement goes to these addresses, of RFC 5737.
-_RULE = """
+RULE = """
 [[rule]]
 priority = {priority}
 proto = "tcp"
@@ -74,7 +74,7 @@ class Containers:
             where = {"name": name, "pid": host.pid, "address": address}
             parts.append(_PORT.format(interface=INTERFACE, prefix=PREFIX, **where))
         for number in range(rules):
-            parts.append(_RULE.format(priority=number + 1, octet=number % 256, port=1024 + number))
+            parts.append(RULE.format(priority=number + 1, octet=number % 256, port=1024 + number))
         return "".join(parts)
 
     def start_daemon(self):

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from dpu_runtime import perf_map
+from dpu_runtime.cli import build_parser
+from dpu_runtime.config_file import parse_config
+from dpu_runtime.daemon import Daemon
 from dpu_runtime.machine_code import loaded, plain_name, symbols
 from kernels import jit
 from tests.dpu_runtime.live import alive, wait_until
@@ -159,3 +162,10 @@ def test_perf_knows_the_machine_code_by_name(new_daemon, namespaces, tmp_path):
     assert LOOP in entries(third)
     assert daemon.stop() == 0
     assert not perf_map.path_of(third).exists()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_option_is_as_the_key(asked):
+    args = build_parser().parse_args(["run", *(["--perf-map"] if asked else [])])
+    assert Daemon(None, None, None, args.perf_map).runtime.perf_map is asked
+    assert Daemon(None, parse_config("[runtime]\nperf_map = true"), "/run/x", args.perf_map).runtime.perf_map
