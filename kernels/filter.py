@@ -36,7 +36,6 @@ from kernels.drops import Drop
 from kernels.jit import helper, kernel
 from kernels.layout import (
     BATCH_SIZE,
-    META_DTYPE,
     PARSED_IPV4,
     PARSED_IPV6,
     PARSED_PORTS,
@@ -44,7 +43,8 @@ from kernels.layout import (
     VERDICT_DROP,
     VERDICT_PASS,
 )
-from kernels.memory import address_of, load_acquire, load_u64, prefetch
+from kernels.memory import address_of, load_acquire, prefetch
+from kernels.repeat import same_flow
 from kernels.verdict_cache import (
     CACHE_SHIFT,
     SET_WORDS,
@@ -60,12 +60,6 @@ _PROTO_TCP = 6
 _32_BITS = np.uint64(0xFFFFFFFF)
 _SLOT_MASK = np.uint32((1 << VERDICT_ACTION_SHIFT) - 1)
 _SET_BYTES = np.uint64(8 * SET_WORDS)
-_RECORD_BYTES = np.uint64(META_DTYPE.itemsize)
-_PLACE_AT = np.uint64(META_DTYPE.fields["l2_offset"][1])  # with header_end, in_port and gso_size in one word
-PARSED_BEGIN = META_DTYPE.fields["ethertype"][1]  # octets; all that the parser writes, and the verdict
-PARSED_END = META_DTYPE.fields["payload_iov"][1]
-assert META_DTYPE.fields["in_port"][1] < int(_PLACE_AT) + 8
-assert PARSED_BEGIN % 8 == 0 and PARSED_END % 8 == 0
 
 
 @helper
@@ -140,28 +134,17 @@ def decide(acl, slot, cache, rows):
 
 
 @helper
-def count_hit(hits, verdict, frame_len):
-    """Add one packet to the counter that `verdict` names; True when it is denied."""
-    slot = np.int64(np.uint32(verdict) & _SLOT_MASK)
-    hits[slot, 0] += np.uint64(1)
-    hits[slot, 1] += np.uint64(frame_len)
+def denies(verdict):
+    """Whether a verdict word is a DROP."""
     return np.uint32(verdict) >> np.uint32(VERDICT_ACTION_SHIFT) == ACTION_DROP
 
 
 @helper
-def _same_flow(records, packet, before):
-    """Whether two packets have the same placement, port and parsed fields, and so the same key.
-
-    records  address of the META_DTYPE records
-
-    Packets of one flow come in runs. The fields lie together, so they are compared as words.
-    """
-    a = records + np.uint64(packet) * _RECORD_BYTES
-    b = records + np.uint64(before) * _RECORD_BYTES
-    differing = load_u64(a + _PLACE_AT) ^ load_u64(b + _PLACE_AT)
-    for at in range(PARSED_BEGIN, PARSED_END, 8):
-        differing |= load_u64(a + np.uint64(at)) ^ load_u64(b + np.uint64(at))
-    return differing == 0
+def count_hits(hits, verdict, packets, octets):
+    """Add `packets` of `octets` together to the counter that `verdict` names."""
+    slot = np.int64(np.uint32(verdict) & _SLOT_MASK)
+    hits[slot, 0] += np.uint64(packets)
+    hits[slot, 1] += np.uint64(octets)
 
 
 @kernel
@@ -197,23 +180,31 @@ def filter_ingress(headers, meta, count, acl, cache, hits, drops):
         for packet in range(start, end):
             rec = meta[packet]
             if rec["verdict"] == VERDICT_PASS:
-                if rows == 0 or not _same_flow(records, packet, before):
+                if rows == 0 or not same_flow(records, packet, before):
                     hashes[rows] = make_key(keys, np.uint64(rows), rec, PORT_NONE, used)
                     prefetch(sets + (hashes[rows] >> CACHE_SHIFT) * _SET_BYTES)
                     rows += 1
                 packet_rows[packet - start] = np.uint16(rows - 1)
                 before = packet
         decide(acl, slot, cache, rows)
+        row, packets, octets = 0, 0, np.uint64(0)
         for packet in range(start, end):
             rec = meta[packet]
             if rec["verdict"] != VERDICT_PASS:
                 continue
-            if count_hit(hits, verdicts[np.int64(packet_rows[packet - start])], rec["frame_len"]):
+            if packet_rows[packet - start] != row:  # rows come in order, a run of packets each
+                count_hits(hits, verdicts[row], packets, octets)
+                row, packets, octets = row + 1, 0, np.uint64(0)
+            packets += 1
+            octets += np.uint64(rec["frame_len"])
+            if denies(verdicts[row]):
                 rec["verdict"] = VERDICT_DROP
                 rec["drop_reason"] = _DROP_INGRESS
                 denied += 1
             else:
                 passed += 1
+        if packets != 0:
+            count_hits(hits, verdicts[row], packets, octets)
         start = end
     drops[_DROP_INGRESS] += np.uint64(denied)
     return passed
@@ -224,18 +215,15 @@ def _default_ingress(meta, count, verdict, hits, drops):
     """A stage without rules: the default for every packet."""
     packets = 0
     octets = np.uint64(0)
-    denies = verdict >> np.uint32(VERDICT_ACTION_SHIFT) == ACTION_DROP
     for packet in range(count):
         if meta[packet]["verdict"] == VERDICT_PASS:
             packets += 1
             octets += np.uint64(meta[packet]["frame_len"])
-            if denies:
+            if denies(verdict):
                 meta[packet]["verdict"] = VERDICT_DROP
                 meta[packet]["drop_reason"] = _DROP_INGRESS
-    slot = np.int64(verdict & _SLOT_MASK)
-    hits[slot, 0] += np.uint64(packets)
-    hits[slot, 1] += octets
-    if denies:
+    count_hits(hits, verdict, packets, octets)
+    if denies(verdict):
         drops[_DROP_INGRESS] += np.uint64(packets)
         return 0
     return packets
@@ -272,7 +260,8 @@ def filter_egress(meta, out_packet, out_port, count, acl, cache, hits, drops):
         decide(acl, slot, cache, rows)
         for row in range(rows):
             packet, port = out_packet[start + row], out_port[start + row]
-            if not count_hit(hits, verdicts[row], meta[np.int64(packet)]["frame_len"]):
+            count_hits(hits, verdicts[row], 1, meta[np.int64(packet)]["frame_len"])
+            if not denies(verdicts[row]):
                 out_packet[kept], out_port[kept] = packet, port
                 kept += 1
         start += rows
@@ -286,10 +275,8 @@ def _default_egress(meta, out_packet, count, verdict, hits, drops):
     octets = np.uint64(0)
     for copy in range(count):
         octets += np.uint64(meta[np.int64(out_packet[copy])]["frame_len"])
-    slot = np.int64(verdict & _SLOT_MASK)
-    hits[slot, 0] += np.uint64(count)
-    hits[slot, 1] += octets
-    if verdict >> np.uint32(VERDICT_ACTION_SHIFT) == ACTION_DROP:
+    count_hits(hits, verdict, count, octets)
+    if denies(verdict):
         drops[_DROP_EGRESS] += np.uint64(count)
         return 0
     return count

@@ -1,7 +1,7 @@
 """Parser: what every other kernel knows about a packet.
 
-Spec: one file a protocol: ethernet, arp, ipv4, ipv6, transport, tunnel, flow_hash.
-In:   l2_offset, header_end, frame_len, gso_type; header_end - l2_offset <= frame_len.
+Spec: one file a protocol: ethernet, arp, ipv4, ipv6, transport, tunnel, flow_hash. Runs: repeat.
+In:   placement and offload fields; header_end - l2_offset <= frame_len.
 Out:  every field of META_DTYPE under "parsed", "decided" and "addresses", except payload_iov.
 Not:  checksums, the headers inside a tunnel, policy.
 
@@ -34,6 +34,8 @@ from kernels.layout import (
     PARSED_MULTICAST,
     VERDICT_PASS,
 )
+from kernels.memory import address_of
+from kernels.repeat import RUN_TRIES, copy_parsed, may_repeat, repeats
 from kernels.transport import parse_transport
 from kernels.verdict import drop_packet
 
@@ -69,6 +71,7 @@ def clear_parsed(rec):
     rec["tags"] = 0
     rec["tunnel_id"] = 0
     rec["flow_hash"] = 0
+    rec["repeats"] = 0
     rec["src_hi"] = 0
     rec["src_lo"] = 0
     rec["dst_hi"] = 0
@@ -139,16 +142,29 @@ def parse(headers, meta, count, drops):
     """Parse the first `count` packets; drop those that are malformed.
 
     headers  uint8[n, ROW_BYTES]        in
-    meta     META_DTYPE[n]              in placement and gso_type, out see the head of this file
+    meta     META_DTYPE[n]              in placement and offload fields, out see the head of this file
     count    int, 0 <= count <= n       packets in the batch
     drops    uint64[DROP_REASON_COUNT]  in/out, packets, added to
 
     Returns packets passed. Never raises: a bad packet is a verdict.
     """
+    rows, records = address_of(headers), address_of(meta)
+    row_bytes = np.uint64(headers.shape[1])
     passed = 0
+    plain = -1  # the packet that began the run at hand
+    tries = RUN_TRIES
     for i in range(count):
         rec = meta[i]
+        if plain >= 0:
+            if repeats(rows, row_bytes, records, meta, i, plain):
+                copy_parsed(records, i, plain)
+                rec["repeats"] = 1
+                passed += 1
+                tries = RUN_TRIES
+                continue
+            tries -= 1
         reason = parse_packet(headers[i], rec)
+        plain = i if reason == 0 and tries > 0 and may_repeat(rec) else -1
         if reason == 0:
             passed += 1
         else:

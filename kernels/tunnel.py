@@ -113,6 +113,12 @@ def is_gtpu(row, offset, limit, udp_end):
 
 
 @helper
+def announces_tunnel(dst_port):
+    """Whether UDP to `dst_port`, uint32, may carry a tunnel header."""
+    return dst_port == VXLAN_PORT or dst_port == GENEVE_PORT or dst_port == GTPU_PORT
+
+
+@helper
 def recognise_udp_tunnel(row, rec, dst_port, offset, limit, udp_end):
     """Write `tunnel` and `tunnel_id` if a valid tunnel header lies behind a UDP header.
 

@@ -8,7 +8,8 @@ from kernels.parse import parse
 from tests.kernels.batches import FILL, Batch
 from tests.kernels.parse_model import FIELDS, model
 
-UNTOUCHED = [name for name in META_DTYPE.names if name not in FIELDS]
+UNTOUCHED = [name for name in META_DTYPE.names if name not in FIELDS and name != "repeats"]
+PLACED = ("frame_len", "l2_offset", "header_end", "in_port", "gso_type")
 
 
 def run(frames, visible=None, gso_type=0, fill=FILL, stale=0xFF):
@@ -27,7 +28,7 @@ def run(frames, visible=None, gso_type=0, fill=FILL, stale=0xFF):
         batch.headers[i, : rec["l2_offset"]] = fill
         batch.headers[i, rec["header_end"] :] = fill
         rec["gso_type"] = gso_type
-        for name in FIELDS:
+        for name in (*FIELDS, "repeats"):
             rec[name] = np.frombuffer(bytes([stale] * 8), META_DTYPE[name])[0]
     before, rows = batch.meta.copy(), batch.headers.copy()
     drops = np.zeros(DROP_REASON_COUNT, np.uint64)
@@ -56,6 +57,10 @@ def check(frames, visible=None, gso_type=0):
         assert got == expected, f"frame {i}, {seen} octets visible: {frame.hex()}"
         assert got == {name: int(again[i][name]) for name in FIELDS}, f"frame {i}: {frame.hex()}"
         counted[expected["drop_reason"]] += 1
+    assert np.array_equal(meta["repeats"], again["repeats"])
+    for i in np.flatnonzero(meta["repeats"]):
+        assert meta["repeats"][i] == 1 and i > 0
+        assert all(meta[name][i] == meta[name][i - 1] for name in (*PLACED, *FIELDS)), f"frame {i}"
     counted[0] = 0
     assert drops.tolist() == counted
     return meta

@@ -30,7 +30,8 @@ from kernels.layout import (
 )
 
 _NAMES = list(META_DTYPE.names)
-FIELDS = _NAMES[_NAMES.index("ethertype") : _NAMES.index("payload_iov")]  # all that the parser writes
+FIELDS = _NAMES[_NAMES.index("ethertype") : _NAMES.index("payload_iov")]  # all that the parser writes,
+FIELDS.remove("repeats")  # but for this one, which is about two packets
 MAPPED = 0xFFFF << 32
 EXTENSIONS = {43, 44, 51, 60}
 
