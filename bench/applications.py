@@ -28,7 +28,7 @@ PACKAGES = {
     "redis-benchmark": "redis-tools",
 }
 PEERS = (VETH, BRIDGE, DPU)
-REQUESTS = 40_000
+REQUESTS = 25_000
 CONNECTIONS, LARGE_CONNECTIONS = 50, 4
 CLIENTS = 50
 PIPELINES = {1: 1, 16: 4}  # commands at once -> times as many requests
@@ -41,12 +41,12 @@ UNITS = {
 }
 
 
-def run(size, repeats=results.REPEATS, requests=REQUESTS, cpus=pairs.APART):
-    """Measure HTTP for `size` seconds each time, and `requests` of Redis."""
+def run(size, repeats=results.REPEATS, requests=REQUESTS, cpus=pairs.APART, quick=False):
+    """Measure HTTP for `size` seconds each time, and `requests` of Redis; quick: without the veth pair."""
     results.require(PACKAGES)
     made = []
     with contextlib.ExitStack() as stack:
-        there = stack.enter_context(pairs.made(PEERS, cpus))
+        there = stack.enter_context(pairs.made(PEERS[1:] if quick else PEERS, cpus))
         folder = stack.enter_context(web.files())
         for pair in there.values():
             web.serve(pair, folder)
@@ -99,5 +99,6 @@ if __name__ == "__main__":
         __doc__,
         repeats={"type": int, "default": results.REPEATS, "help": "rounds of measurements"},
         requests={"type": int, "default": REQUESTS, "help": f"of each command; default: {REQUESTS}"},
+        quick={"action": "store_true", "help": "without the veth pair"},
         cpus={**pairs.CPUS_OPTION, "help": "CPUs for the clients and the servers; default: 0 1"},
     )

@@ -32,16 +32,16 @@ SUITE = (
     Bench("kernels", quick="--size 60", root=False),
     Bench(
         "tcp_containers",
-        full="--size 1",
-        quick="--size 1 --repeats 1",
+        full="--size 1 --repeats 5",
+        quick="--quick --size 1 --repeats 1",
         guard="--size 1 --repeats 2 --peers bridge",
-        needs=(*_TCP, *_PEERS, "nftables"),
+        needs=(*_TCP, *_PEERS, "nftables", "ethtool"),
     ),
     Bench(
         "latency",
         full="--repeats 5 --seconds 0.8",
         quick="--size 1000 --repeats 1 --seconds 0.2",
-        needs=(*_TCP, *_PEERS, *_C, "nftables", "iputils-ping"),
+        needs=(*_TCP, *_PEERS, *_C, "nftables", "ethtool", "iputils-ping"),
     ),
     Bench("vhost_user", quick="--quick", needs=_PEERS),
     Bench("vhost_tso", quick="--size 200 --repeats 2", needs=(*_PEERS, *_C)),
@@ -61,12 +61,15 @@ SUITE = (
     Bench("idle", needs=("iproute2",)),
     Bench("start", needs=("iproute2",)),
     Bench(
-        "udp_containers", full="--repeats 5", quick="--size 50 --repeats 1", needs=(*_PEERS, *_C, "nftables")
+        "udp_containers",
+        full="--repeats 5",
+        quick="--size 50 --repeats 1",
+        needs=(*_PEERS, *_C, "nftables", "ethtool"),
     ),
     Bench(
         "applications",
         full="--repeats 5",
-        quick="--requests 5000 --repeats 1",
+        quick="--quick --requests 5000 --repeats 1",
         needs=("iproute2", "nginx-light", "wrk", "curl", "redis-server", "redis-tools"),
     ),
     Bench(

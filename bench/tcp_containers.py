@@ -55,6 +55,7 @@ VARIANTS = (
     Variant("16 streams", ("-P", "16")),
     Variant("one stream, {rules} rules", (), (BRIDGE, NFT_LIST, NFT_SET), filtered=True, stages=True),
 )
+QUICK = (replace(VARIANTS[0], peers=(BRIDGE, OVS)), replace(VARIANTS[-1], peers=(NFT_SET,)))
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,15 @@ def gbit_per_second(pair, seconds, words=()):
     return stream(pair, seconds, words).gbit
 
 
-def run(size, repeats=results.REPEATS, rules=1000, cpus=pairs.APART, peers=None, profile=False):
+def run(size, repeats=results.REPEATS, rules=1000, cpus=pairs.APART, peers=None, profile=False, quick=False):
     """Measure all variants, `size` seconds each time; returns rates, ratios and the DPU's cycles.
 
     peers  only beside these; None: all
+    quick  two variants, beside those that matter most
     """
     results.require({**pairs.PACKAGES, "iperf3": "iperf3"})
-    variants = [replace(one, peers=[p for p in one.peers if p in (peers or one.peers)]) for one in VARIANTS]
+    variants = QUICK if quick else VARIANTS
+    variants = [replace(one, peers=[p for p in one.peers if p in (peers or one.peers)]) for one in variants]
     names = dict.fromkeys(name for variant in variants for name in (*variant.peers, DPU))
     options = {name: {"rules": rules} for name in (NFT_LIST, NFT_SET)}
     with pairs.made(names, cpus, **options) as there:
@@ -173,5 +176,6 @@ if __name__ == "__main__":
         rules={"type": int, "default": 1000, "help": "rules in the variant with rules; default: 1000"},
         cpus={**pairs.CPUS_OPTION, "help": "CPUs for iperf3's client and server; default: 0 1"},
         peers={"nargs": "+", "metavar": "NAME", "choices": list(pairs.MAKE), "help": "only beside these"},
+        quick={"action": "store_true", "help": "one stream only, beside fewer"},
         profile={"action": "store_true", "help": "show where the worker's time goes, by perf"},
     )
