@@ -27,6 +27,7 @@ from kernels.memory import address_of, load_u8, load_u16, store_u32, words_at
 from kernels.payload import PIECE_BYTES, piece, piece_at
 from kernels.transport import PROTO_SCTP
 from kernels.verdict import drop_packet
+from kernels.wide_sum import HAS_WIDE_SUM, sum_octets
 from kernels.wire import put_be16
 
 assert sys.byteorder == "little", "sums are taken in little-endian words"
@@ -65,11 +66,8 @@ def swap16(value):
 
 
 @helper
-def ones_sum(addr, length):
-    """Ones-complement sum of `length` octets at `addr` as big-endian 16-bit words: 0..0xFFFF.
-
-    An odd last octet is padded with zero on the right. 0 only when all octets are 0.
-    """
+def ones_sum_words(addr, length):
+    """As ones_sum, in vectors as LLVM makes them."""
     at = np.uint64(addr)
     size = np.uint64(length)
     words = words_at(at, size >> _2)
@@ -83,6 +81,18 @@ def ones_sum(addr, length):
     if size & _1:
         total += np.uint64(load_u8(at))
     return swap16(fold(total))
+
+
+@helper
+def ones_sum_wide(addr, length):
+    """Ones-complement sum of `length` octets at `addr` as big-endian 16-bit words: 0..0xFFFF.
+
+    An odd last octet is padded with zero on the right. 0 only when all octets are 0.
+    """
+    return swap16(fold(sum_octets(np.uint64(addr), np.uint64(length))))
+
+
+ones_sum = ones_sum_wide if HAS_WIDE_SUM else ones_sum_words
 
 
 @helper

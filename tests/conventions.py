@@ -57,6 +57,7 @@ TESTED_WITH = {
     "transport": "parse",
     "tunnel": "parse",
     "verdict": "switch",
+    "wide_sum": "checksum",
 }
 
 # Places that exist on one developer's machine only.

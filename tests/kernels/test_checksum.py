@@ -1,5 +1,7 @@
 """Internet checksum sums, incremental updates and owed checksums, against scapy's octets."""
 
+import ctypes
+import mmap
 import random
 
 import numpy as np
@@ -43,12 +45,18 @@ pytestmark = pytest.mark.usefixtures("payload_layouts")
 shapes = pytest.mark.parametrize("network, transport", SHAPES, ids=["-".join(s) for s in SHAPES])
 
 
-def sum_of(data, shift=0):
+SUMS = {"words": checksum.ones_sum_words}
+if PYTHON_MODE or checksum.HAS_WIDE_SUM:
+    SUMS["wide"] = checksum.ones_sum_wide
+sums = pytest.mark.parametrize("ones_sum", SUMS.values(), ids=SUMS)
+
+
+def sum_of(data, shift=0, ones_sum=checksum.ones_sum):
     """ones_sum of `data` laid `shift` octets past a 64-bit word, with 0xA5 around it."""
     room = np.full(len(data) + 24, FILL, np.uint8)
     at = -room.ctypes.data % 8 + shift
     room[at : at + len(data)] = np.frombuffer(data, np.uint8)
-    return int(checksum.ones_sum(np.uint64(room.ctypes.data + at), np.uint64(len(data))))
+    return int(ones_sum(np.uint64(room.ctypes.data + at), np.uint64(len(data))))
 
 
 def owe(batch, i, frame):
@@ -75,31 +83,50 @@ def complete(batch):
 # sums
 
 
-def test_rfc_1071_example():
-    assert sum_of(bytes.fromhex("0001f203f4f5f6f7")) == 0xDDF2
+@sums
+def test_rfc_1071_example(ones_sum):
+    assert sum_of(bytes.fromhex("0001f203f4f5f6f7"), 0, ones_sum) == 0xDDF2
 
 
-def test_sum_of_every_length_and_alignment():
+@sums
+def test_sum_of_every_length_and_alignment(ones_sum):
     data = random.Random(1).randbytes(301)
     for length in range(301):
         expected = plain_sum(data[:length])
         for shift in range(8) if not PYTHON_MODE else (length % 8,):
-            assert sum_of(data[:length], shift) == expected, (length, shift)
+            assert sum_of(data[:length], shift, ones_sum) == expected, (length, shift)
         assert scapy_checksum(data[:length]) == expected ^ 0xFFFF
 
 
+@sums
 @pytest.mark.parametrize("length", [1480, 1499, 1500, 9000, 65535])
-def test_sum_of_long_data(length):
+def test_sum_of_long_data(length, ones_sum):
     data = random.Random(2).randbytes(length)
-    assert sum_of(data, 3) == plain_sum(data)
-    assert sum_of(b"\xff" * length, 1) == plain_sum(b"\xff" * length)
+    assert sum_of(data, 3, ones_sum) == plain_sum(data)
+    assert sum_of(b"\xff" * length, 1, ones_sum) == plain_sum(b"\xff" * length)
 
 
-def test_sum_is_zero_for_zeros_only():
+@sums
+def test_sum_is_zero_for_zeros_only(ones_sum):
     for length in range(70):
-        assert sum_of(bytes(length)) == 0
+        assert sum_of(bytes(length), 0, ones_sum) == 0
         if length >= 2:
-            assert sum_of(b"\xff\xff" + bytes(length - 2)) == 0xFFFF
+            assert sum_of(b"\xff\xff" + bytes(length - 2), 0, ones_sum) == 0xFFFF
+
+
+@pytest.mark.compiled
+@sums
+def test_nothing_is_read_behind_the_end(ones_sum):
+    page = mmap.PAGESIZE
+    area = mmap.mmap(-1, 2 * page)
+    room = np.frombuffer(area, np.uint8)
+    room[:] = 0xFF
+    libc = ctypes.CDLL(None, use_errno=True)
+    second = ctypes.c_void_p(room.ctypes.data + page)
+    assert libc.mprotect(second, ctypes.c_size_t(page), 0) == 0  # a read ends this process
+    for length in range(200):
+        found = ones_sum(np.uint64(room.ctypes.data + page - length), np.uint64(length))
+        assert found == plain_sum(b"\xff" * length)
 
 
 @given(st.integers(0, 2**64 - 1))
