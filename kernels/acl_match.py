@@ -25,11 +25,14 @@ from kernels.acl_layout import (
     PRUNE_DST,
     PRUNE_SPORT,
     PRUNE_SRC,
+    ROW_WORDS,
     SPORT_SHIFT,
     SRC_HI,
     SRC_LO,
 )
 from kernels.jit import PYTHON_MODE, helper, primitive
+from kernels.key_words import KEY_BYTES, takes_key
+from kernels.memory import address_of
 
 if not PYTHON_MODE:
     from llvmlite import ir
@@ -38,6 +41,7 @@ if not PYTHON_MODE:
 _16_BITS = np.uint64(0xFFFF)
 _32_BITS = np.uint64(0xFFFFFFFF)
 DECISION_NONE = ~np.uint64(0)  # above every decision, the default's too
+_ROW_BYTES = np.uint64(8 * ROW_WORDS)
 _DEFAULT_RANK = np.uint64(0xFFFFFFFF << 32)  # behind every rule's
 
 
@@ -101,12 +105,12 @@ def search_run(rows, extras, keys, row, first, count):
 
     Returns DECISION_NONE when no rule does.
     """
+    key = address_of(keys) + np.uint64(row) * KEY_BYTES
+    rule_row = address_of(rows) + np.uint64(first) * _ROW_BYTES
     for rule in range(first, first + count):
-        differing = np.uint64(0)
-        for word in range(KEY_WORDS):
-            differing |= (keys[row, word] ^ rows[rule, word]) & rows[rule, KEY_WORDS + word]
-        if differing == 0 and ports_match(extras[rule, EXTRA_PORTS], keys[row, L4]):
+        if takes_key(rule_row, key) and ports_match(extras[rule, EXTRA_PORTS], keys[row, L4]):
             return extras[rule, EXTRA_DECISION]
+        rule_row += _ROW_BYTES
     return DECISION_NONE
 
 

@@ -7,6 +7,11 @@ Not:  shared: a lookup writes.
 Set-associative: a set is one cache line of CACHE_WAYS tags and verdicts, and as many lines of keys.
 A tag holds hash bits and a generation, which moves with the stage's version and so empties the cache.
 Keys are compared in full, so a hash collision is a miss and never a wrong verdict.
+
+When most of a batch is missed, there are more flows than entries, or all are new. Then one miss in
+ADMIT_ONE_IN is remembered, in turn (BIP of Qureshi et al., "Adaptive Insertion Policies", ISCA 2007): entries
+that would be overwritten before they are asked for are not written, and some stay until they are of use. New
+flows of a number that fits are all there after as many batches.
 """
 
 from collections import namedtuple
@@ -15,12 +20,16 @@ import numpy as np
 
 from kernels.acl_layout import KEY_WORDS, aligned_zeros
 from kernels.jit import helper
+from kernels.key_words import KEY_BYTES, same_key
 from kernels.layout import BATCH_SIZE
+from kernels.memory import address_of
 
 CACHE_SETS = 4096  # a power of two
 CACHE_WAYS = 4
 SET_WORDS = 2 * CACHE_WAYS
 CACHE_SHIFT = np.uint64(64 - (CACHE_SETS.bit_length() - 1))  # hash >> CACHE_SHIFT is the set
+ADMIT_ONE_IN = 8  # misses, when more than half of a batch are
+ADMIT_ALL_MAX = 8  # misses of a batch that are remembered in any case
 GENERATION_BITS = 24  # of a tag; the other 40 are the hash below the set number
 _GENERATION_MASK = np.uint64((1 << GENERATION_BITS) - 1)
 _SET_BITS = np.uint64(CACHE_SETS.bit_length() - 1)
@@ -31,6 +40,8 @@ STATE_GENERATION = 1  # 1..2**GENERATION_BITS - 1; 0 marks an entry never used
 STATE_HITS = 2  # lookups answered
 STATE_MISSES = 3
 STATE_VICTIM = 4  # way to replace next, modulo CACHE_WAYS
+STATE_ROWS = 5  # keys of the latest batch
+STATE_TURN = 6  # which of its misses are remembered when not all are, modulo ADMIT_ONE_IN
 STATE_WORDS = 8
 
 VerdictCache = namedtuple(
@@ -92,10 +103,9 @@ def cache_way(sets, keys, batch_keys, row, number, tag):
         found = way if sets[number, way] == tag else found
     if found == CACHE_WAYS:
         return CACHE_WAYS
-    differing = np.uint64(0)
-    for word in range(KEY_WORDS):
-        differing |= keys[number, found, word] ^ batch_keys[row, word]
-    return found if differing == 0 else CACHE_WAYS
+    entry = address_of(keys) + np.uint64(number * CACHE_WAYS + found) * KEY_BYTES
+    key = address_of(batch_keys) + np.uint64(row) * KEY_BYTES
+    return found if same_key(entry, key) else CACHE_WAYS
 
 
 @helper
@@ -116,6 +126,7 @@ def cache_lookup(cache, rows):
         else:
             cache.batch_misses[misses] = np.uint16(row)
             misses += 1
+    cache.state[STATE_ROWS] = np.uint64(rows)
     cache.state[STATE_HITS] += np.uint64(rows - misses)
     cache.state[STATE_MISSES] += np.uint64(misses)
     return misses
@@ -123,11 +134,21 @@ def cache_lookup(cache, rows):
 
 @helper
 def cache_insert(cache, misses):
-    """Remember the verdicts of the first `misses` keys in batch_misses; a stale way goes first."""
+    """Remember the verdicts of the first `misses` keys in batch_misses, or of some of them.
+
+    A stale way goes first.
+    """
     sets, keys, batch_keys = cache.sets, cache.keys, cache.batch_keys
     generation = cache.state[STATE_GENERATION]
-    for index in range(misses):
+    index = 0
+    step = 1
+    if misses > ADMIT_ALL_MAX and np.uint64(2 * misses) > cache.state[STATE_ROWS]:
+        index = np.int64(cache.state[STATE_TURN] % np.uint64(ADMIT_ONE_IN))
+        step = ADMIT_ONE_IN
+        cache.state[STATE_TURN] += np.uint64(1)
+    while index < misses:
         row = np.int64(cache.batch_misses[index])
+        index += step
         key_hash = cache.batch_hashes[row]
         number = np.int64(key_hash >> CACHE_SHIFT)
         tag = cache_tag(key_hash, generation)

@@ -53,6 +53,7 @@ TESTED_WITH = {
     "gro_match": "gro",
     "ipv4": "parse",
     "ipv6": "parse",
+    "key_words": "filter",
     "mac_learning": "switch",
     "transport": "parse",
     "tunnel": "parse",

@@ -12,6 +12,8 @@ from kernels.layout import (
     VERDICT_DROP,
 )
 from kernels.verdict_cache import (
+    ADMIT_ALL_MAX,
+    ADMIT_ONE_IN,
     CACHE_SETS,
     CACHE_WAYS,
     GENERATION_BITS,
@@ -36,6 +38,37 @@ def test_cache_answers_packets_that_differ_in_unused_bits_only():
     assert np.count_nonzero(stage.cache.sets) == 2  # but one entry: its tag and its verdict
     stage.ingress(packet(src_port=9999))
     assert (int(state[STATE_HITS]), int(state[STATE_MISSES])) == (1, 40)
+
+
+def _flows(first, count):
+    """Packets of flows first, first + 1, ... under rules that look at the source port."""
+    return np.concatenate([packet(src_port=p) for p in range(first, first + count)])
+
+
+def test_new_flows_that_fit_are_all_remembered_after_a_few_batches():
+    stage = Stage([drop(sport=(p, p)) for p in range(10)])
+    state, known = stage.cache.state, []
+    for _ in range(ADMIT_ONE_IN + 1):
+        before = int(state[STATE_HITS])
+        stage.ingress(_flows(1000, BATCH_SIZE))
+        known.append(int(state[STATE_HITS]) - before)
+    assert known == sorted(known) and known[0] == 0 and known[-1] == BATCH_SIZE
+
+
+def test_of_flows_that_come_once_few_are_remembered():
+    stage = Stage([drop(sport=(p, p)) for p in range(10)])
+    batches = 4 if PYTHON_MODE else 100
+    for batch in range(batches):
+        stage.ingress(_flows(1000 + batch * BATCH_SIZE, BATCH_SIZE))
+    assert stage.cache.state[STATE_MISSES] == batches * BATCH_SIZE
+    assert np.count_nonzero(stage.cache.sets) == 2 * batches * BATCH_SIZE // ADMIT_ONE_IN  # tag and verdict
+
+
+def test_a_few_misses_are_all_remembered():
+    stage = Stage([drop(sport=(p, p)) for p in range(10)])
+    for hits in (0, ADMIT_ALL_MAX):
+        stage.ingress(_flows(1000, ADMIT_ALL_MAX))
+        assert int(stage.cache.state[STATE_HITS]) == hits
 
 
 def test_cache_keeps_right_when_far_too_small():
