@@ -44,7 +44,6 @@ class Device:
     [
         ({"corrupted": 1}, "it: 1 packets arrived with another payload"),
         ({"duplicated": 2}, "it: 2 packets arrived twice"),
-        ({"received": 0}, "it: no packet arrived"),
     ],
 )
 def test_what_is_not_as_it_was_sent_is_caught(fields, text):
@@ -59,12 +58,19 @@ def test_the_rates_of_a_device_are_found_again_and_again():
         sample = bench._measure("it", Device(400_000))
         assert 400_000 / 1.05 <= sample.ndr <= 400_000
         assert sample.ndr <= sample.pdr <= 400_000 / 0.995
+        assert not sample.limited
         assert sample.report.rate == pytest.approx(sample.ndr / 2, rel=1e-4)
 
 
 def test_what_the_generator_cannot_send_is_no_rate_of_the_device():
     sample = ndr.Bench(None, 1.0)._measure("it", Device(1e9, offered=300_000))
-    assert 300_000 / 1.05 <= sample.ndr <= 300_000
+    assert sample.ndr == sample.pdr == 300_000
+    assert sample.limited
+
+
+def test_a_dead_device_is_no_result():
+    with pytest.raises(AssertionError, match="it: no packet arrived"):
+        ndr.Bench(None, 1.0)._measure("it", Device(0))
 
 
 def test_ratios_are_to_peers_of_the_same_socket_kind_and_to_the_bridge():
@@ -76,7 +82,7 @@ def test_ratios_are_to_peers_of_the_same_socket_kind_and_to_the_bridge():
         Contender("DPU, af_xdp", None, "af_xdp", "DPU"),
     ]
     rates = {one.name: 1e5 * (1 + n) for n, one in enumerate(contenders)} | {"xdp peer": 0.0}
-    taken = {name: [ndr.Sample(rate, rate, QUIET)] for name, rate in rates.items()}
+    taken = {name: [ndr.Sample(rate, rate, name == ndr.LIMIT, QUIET)] for name, rate in rates.items()}
     made = {one.name: one for one in ndr._results(contenders, taken)}
     assert {name for name, one in made.items() if one.unit == "x" and name.startswith("NDR")} == {
         "NDR: DPU, af_xdp / bridge",
@@ -86,6 +92,8 @@ def test_ratios_are_to_peers_of_the_same_socket_kind_and_to_the_bridge():
     assert made["NDR: DPU, af_xdp / xdp peer"].median == 500  # of the lowest rate, which the peer did not do
     assert made["p99 at 50 % of NDR: DPU, af_xdp / bridge"].lower_is_better
     assert made["no switch, NDR"].median == 0.1
+    assert made["no switch, NDR ended by the generator"].median == 100
+    assert made["bridge, NDR ended by the generator"].median == 0
 
 
 def test_missing_packages_are_named(monkeypatch):
@@ -117,8 +125,9 @@ def test_a_switch_that_forwards_nothing_fails_and_rests(monkeypatch):
 def test_all_of_them_are_measured(monkeypatch):
     for name in ("NDR", "PDR"):
         monkeypatch.setattr(ndr, name, Goal(loss_ratio=0.2, width=1.0, tries=1))
+    monkeypatch.setattr(ndr, "RATE_MIN", 5e3)
+    monkeypatch.setattr(ndr, "RATE_MAX", 2e4)
     made = {one.name: one for one in ndr.run(20, repeats=1)}
     for name in (ndr.LIMIT, "bridge", *ndr.PEERS, "DPU, af_packet", "DPU, af_xdp"):
-        assert made[f"{name}, NDR"].median > 0
         assert made[f"{name}, p50 at 50 % of NDR"].median > 0
     assert made["NDR: DPU, af_xdp / testpmd net_af_xdp"].unit == "x"
