@@ -13,7 +13,7 @@ from dpu_runtime.host_packet import BUF_DTYPE
 from drivers.host.build_host import EXTENSION
 
 LIBDPU = "libdpu"
-CONNECT_MS = 5000
+CONNECT_MS = 1000
 RING_SIZE = 1024  # descriptors
 assert BUF_DTYPE.fields["len"][0].itemsize == 4
 

@@ -66,6 +66,7 @@ def test_what_the_generator_cannot_send_is_no_rate_of_the_device():
     sample = ndr.Bench(None, 1.0)._measure("it", Device(1e9, offered=300_000))
     assert sample.ndr == sample.pdr == 300_000
     assert sample.limited
+    assert sample.report.rate == 150_000
 
 
 def test_a_dead_device_is_no_result():
