@@ -3,8 +3,8 @@
 A round: ask epoll which queues have packets, take one burst from each, run the pipeline, send, and
 note the epoch between bursts. A queue whose burst was cut short stays on the list without asking epoll
 again; a port with rings in memory, or a busy one (watch.py), is looked at every round. With nothing to
-do the worker polls for IDLE_SPIN_US, asks the rings' drivers for a kick, and sleeps in epoll on all
-queues and its wake-up descriptor.
+do the worker polls for IDLE_SPIN_US and lets others have the CPU in between; then it asks the rings'
+drivers for a kick, and sleeps in epoll on all queues and its wake-up descriptor.
 
 Nothing here allocates, locks or waits on another worker. It returns only when told to stop.
 """
@@ -26,6 +26,7 @@ from drivers.libc import (
     epoll_ctl,
     epoll_wait,
     read,
+    sched_yield,
 )
 from drivers.port import PortCounter
 from kernels.atomic import pause
@@ -336,4 +337,6 @@ def run_worker(w, shared, batch):
                 state[WorkerWord.SLEEPS] += np.uint64(1)
                 n_active = _poll(w, n_active, SLEEP_MS)
             idle_since = cycles()
+        elif quiet:
+            sched_yield()  # whom the last packet woke may be waiting for this CPU
     return rounds

@@ -113,8 +113,6 @@ class WorkerThread:
             os.sched_setaffinity(0, {self.cpu})
         except OSError as error:
             log.warning("worker %d is not pinned to CPU %d: %s", self.number, self.cpu, error.strerror)
-        # A batch thread does not preempt the sender that wakes it, so packets gather into bursts.
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         state = self._shared.worker_state[self.number]
         state[WorkerWord.THREAD_ID] = threading.get_native_id()
         state[WorkerWord.CPU] = self.cpu

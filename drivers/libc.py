@@ -53,6 +53,7 @@ sigaction = _external("sigaction", types.int32, types.int32, types.uint64, types
 raise_signal = _external("raise", types.int32, types.int32)
 epoll_wait = _external("epoll_wait", types.int32, types.int32, types.uint64, types.int32, types.int32)
 epoll_ctl = _external("epoll_ctl", types.int32, types.int32, types.int32, types.int32, types.uint64)
+sched_yield = _external("sched_yield", types.int32)
 clock_gettime = _external("clock_gettime", types.int32, types.int32, types.uint64)
 _errno_location = _external("__errno_location", types.uint64)
 
