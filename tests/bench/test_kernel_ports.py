@@ -48,7 +48,7 @@ def test_what_is_not_as_it_was_sent_is_caught(fields, text):
 
 @pytest.mark.parametrize("script", [kernel_ports, kernel_ports_tcp])
 def test_missing_packages_are_named(script, monkeypatch):
-    monkeypatch.setattr(results.shutil, "which", lambda _: None)
+    monkeypatch.setattr(results.shutil, "which", lambda _, **__: None)
     with pytest.raises(RuntimeError, match=r"apt-get install .*ethtool .*openvswitch-switch-dpdk"):
         script.run(1)
 

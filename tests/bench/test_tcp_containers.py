@@ -48,5 +48,5 @@ def test_a_dropped_packet_fails_the_measurement(monkeypatch):
 
 
 def test_the_profile_says_why_it_is_missing(monkeypatch):
-    monkeypatch.setattr(tcp_containers.shutil, "which", lambda _: None)
+    monkeypatch.setattr(tcp_containers.shutil, "which", lambda _, **__: None)
     assert tcp_containers.worker_profile(None, 1).startswith("no profile: perf is missing")
