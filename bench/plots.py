@@ -15,6 +15,7 @@ mpl.rcParams["svg.fonttype"] = "none"  # text stays text
 mpl.rcParams["svg.hashsalt"] = "dpu"  # the same figures, the same file
 
 OURS, PEER, LINE = "#1f6f8b", "#b8bfc6", "#c0392b"
+VERDICTS = {"ahead": OURS, "tie": PEER, "behind": LINE}
 ROW_INCHES, WIDTH_INCHES, HEAD_INCHES, LINES_INCHES = 0.28, 9.0, 1.1, 3.2
 LINE_ROW = re.compile(r"(?P<group>[^:]+), (?P<x>[\d,]+): (?P<series>.+)")
 STACK_COLORS = mpl.colormaps["tab20"].colors
@@ -133,7 +134,7 @@ def _stacked_panels(results, plot):
 PANELS = {"bars": _bar_panels, "lines": _line_panels, "stacked": _stacked_panels}
 
 
-def draw(name, data, folder):
+def draw(name, data, folder, formats=FORMATS):
     """Draw what a script measured, `data` of its JSON file, to `folder`; returns the paths written."""
     plot = data.get("plot", {"kind": "bars"})
     panels = list(PANELS[plot["kind"]]([Result(**row) for row in data["results"]], plot))
@@ -144,7 +145,30 @@ def draw(name, data, folder):
         panel(one)
     where = f"{data['machine']}, {data['cpus']} CPUs, Linux {data['kernel']}, commit {data['commit']}"
     figure.suptitle(f"bench/{name}.py\n{where}", fontsize=9)
-    paths = [folder / f"{name}.{ending}" for ending in FORMATS]
+    paths = [folder / f"{name}.{ending}" for ending in formats]
     for path in paths:
         figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
     return paths
+
+
+def draw_ratios(rows, path):
+    """Draw Results that are ratios, by script, to `path`: how many times better than the peer."""
+    named = [(f"{script}: {row.name}", row) for script, made in rows.items() for row in made]
+    figure = Figure(figsize=(WIDTH_INCHES, HEAD_INCHES + 0.2 * len(named)), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(named), 0, -1)
+    for place, (_, row) in zip(places, named, strict=True):
+        better, *ends = (
+            1 / x if row.lower_is_better else x for x in (row.median, *sorted((row.low, row.high)))
+        )
+        axes.barh(place, better - 1, left=1, color=VERDICTS[row.verdict], height=0.7)
+        axes.plot(ends, [place, place], color="black", lw=0.8)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.set_yticks(places, [name for name, _ in named], fontsize=6)
+    axes.set_ylim(0.3, len(named) + 0.7)
+    axes.set_xlabel("times better than the peer; red: behind, grey: tie", fontsize=8)
+    axes.tick_params(axis="x", labelsize=7, top=True, labeltop=True)
+    axes.axvline(1, color="black", lw=0.8)
+    axes.spines[["right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})

@@ -12,37 +12,37 @@ import re
 import shutil
 import sys
 
+from bench.plots import draw, draw_ratios
 from bench.possible import derived
 from bench.results import OUT, ROOT, Result, compared, figure
 
 FIGURES = ROOT / "bench" / "figures"
+ANY = re.compile(".*")
 BEGIN, END = "<!-- figures: begin, generated -->", "<!-- figures: end -->"
-# README.md shows a newcomer these, bench/README.md everything.
-HEADLINES = (
-    "tcp_containers",
-    "latency",
-    "recovery",
-    "start",
-    "idle",
-    "vhost_user",
-    "vhost_tso",
-    "host_programs",
-    "vhost_reconnect",
-    "kernel_ports",
-    "kernel_ports_tcp",
-    "attach",
-    "soak_attach",
-)
-# Of those with many cases, README.md shows the figures whose names match.
-HEADLINE_ROWS = {
-    "vhost_user": re.compile(r".*, 64 B: (?!.*lost).*|.*, 1500 B: DPU.* / .*"),
-    "vhost_tso": re.compile(r"port to port, .*: ([^/]*(bare|io|rules)|DPU.* / .*)"),
+# README.md shows a newcomer some ratios, and some figures that have no peer; bench/README.md everything.
+HEADLINE_RATIOS = {
+    "tcp_containers": re.compile(r".*: DPU / (?!veth).*"),
+    "udp_containers": re.compile(r".*: DPU / (bridge|OVS)"),
+    "latency": re.compile(r"(ping -A|.*ping-pong|TCP.*beside.*), p(50|99): DPU / (bridge|OVS)"),
+    "applications": re.compile(r".*: DPU / bridge"),
+    "vhost_user": re.compile(r".*, (64|1500) B: DPU.* / .*(io|OVS.*)"),
+    "vhost_tso": re.compile(r"port to port, .*: DPU.* / .*"),
+    "kernel_ports": re.compile(r".*: DPU.* / .*"),
+    "kernel_ports_tcp": re.compile(r"TCP: DPU, .* / .*"),
+    "ndr": re.compile(r"NDR: DPU.* / .*"),
+    "kernels_peers": re.compile(r".*: ours / .*"),
+}
+HEADLINES = {
+    "recovery": ANY,
+    "start": ANY,
+    "idle": ANY,
     "host_programs": re.compile(r"64 B: .*(polling|dpu_wait)|.*polling, p(50|99)"),
     "vhost_reconnect": re.compile(r".*(restarts|to the first packet|lost, mean|leaked)"),
-    "kernel_ports": re.compile(r"(64 B: (?!.*, (sent|lost))|1500 B: .*octets|1500 B: DPU.* / ).*"),
+    "attach": ANY,
     "soak_attach": re.compile(r"cycles|a cycle|.*memory"),
 }
-DETAIL_UNITS = ("cycles a packet", "octets")  # not for README.md
+OVERVIEW = "ratios.svg"  # of the first, for README.md
+PICTURES = ("growth", "stages")  # drawn beside the figures, for bench/README.md
 
 
 def load_figures(folder=FIGURES):
@@ -55,38 +55,52 @@ def _where(data):
     return f"{data['machine']}, {data['cpus']} CPUs, Linux {data['kernel']}, commit {data['commit']}, {load}"
 
 
-def section(name, data, hidden_units=(), shown=None):
-    """Markdown of one script's figures, but for those in `hidden_units`; `shown`: names that match it."""
-    rows = [Result(**fields) for fields in data["results"] if fields["unit"] not in hidden_units]
-    rows = [row for row in rows if shown is None or shown.fullmatch(row.name)]
+def section(name, data, shown=ANY):
+    """Markdown of one script's figures, those whose names match `shown`."""
+    rows = [Result(**fields) for fields in data["results"]]
     lines = [f"`bench/{name}.py` ({_where(data)}):", ""]
+    if name in PICTURES:
+        lines += [f"![{name}](figures/{name}.svg)", ""]
     lines += ["| figure | median | lowest | highest | unit |", "| --- | ---: | ---: | ---: | --- |"]
     lines += [
-        f"| {r.name} | {figure(r.median)} | {figure(r.low)} | {figure(r.high)} | {r.unit} |" for r in rows
+        f"| {r.name} | {figure(r.median)} | {figure(r.low)} | {figure(r.high)} | {r.unit} |"
+        for r in rows
+        if shown.fullmatch(r.name)
     ]
     return "\n".join(lines)
 
 
-def block(figures, names, hidden_units=(), shown=None):
-    """Markdown between the markers, of the scripts `names` that were measured; `shown`: pattern by script."""
-    shown = shown or {}
+def block(figures, shown):
+    """Markdown of the scripts of `shown`, {script: pattern of names}, that were measured."""
     return "\n\n".join(
-        section(name, figures[name], hidden_units, shown.get(name)) for name in names if name in figures
+        section(name, figures[name], names) for name, names in shown.items() if name in figures
     )
 
 
-def compared_figures(figures):
-    """Markdown of every ratio: ours, the peer's, what is possible, and how that is derived; "" without any.
+def ratios(figures, shown=None):
+    """(data, Results) of the ratios of each script that was measured, by name.
+
+    shown  {script: pattern of names}; None: all
+    """
+    shown = dict.fromkeys(figures, ANY) if shown is None else shown
+    for name in (name for name in shown if name in figures):
+        rows = [Result(**row) for row in figures[name]["results"]]
+        yield name, [row for row in rows if row.ours is None or shown[name].fullmatch(row.name)]
+
+
+def compared_figures(figures, shown=None):
+    """Markdown of ratios: ours, the peer's, what is possible, and how that is derived; "" without any.
+
+    shown  {script: pattern of names}; None: all
 
     Possible is what bench/limits.py measured on the same machine; on others it says nothing.
     """
-    results = {name: [Result(**row) for row in data["results"]] for name, data in figures.items()}
     limits = figures.get("limits")
     lines, ways = [], {}
-    for name, made in results.items():
+    for name, made in ratios(figures, shown):
         here = {name: made}
         if limits and _machine(limits) == _machine(figures[name]):
-            here["limits"] = results["limits"]
+            here["limits"] = [Result(**row) for row in limits["results"]]
         for row in compared(here):
             way = derived(name, row[1]) if row[4] != "-" else ""
             mark = f"[{ways.setdefault(way, len(ways) + 1)}]" if way else ""
@@ -94,7 +108,7 @@ def compared_figures(figures):
     if not lines:
         return ""
     head = [
-        "Every ratio. *Possible* is a floor of the machine, made of what `bench/limits.py` measured on it:",
+        "*Possible* is a floor of the machine, made of what `bench/limits.py` measured on it:",
         "",
     ]
     head += ["| script | figure | ours | peer | possible | unit | ratio | lowest | highest | |"]
@@ -104,6 +118,16 @@ def compared_figures(figures):
 
 def _machine(data):
     return data["machine"], data["cpus"], data["kernel"]
+
+
+def _machines(figures, shown):
+    """Where the scripts of `shown` were measured, a line a machine."""
+    machines = {}
+    for name in (name for name in shown if name in figures):
+        data = figures[name]
+        machine = f"{data['machine']}, {data['cpus']} CPUs, Linux {data['kernel']}"
+        machines.setdefault(machine, []).append(f"`{name}`")
+    return "  \n".join(f"Measured on {machine}: {', '.join(names)}." for machine, names in machines.items())
 
 
 def with_block(text, generated):
@@ -117,13 +141,28 @@ def with_block(text, generated):
 
 def documents(figures):
     """What each generated document should say: path -> text."""
+    readme = (
+        f"![Ratios to peers](bench/figures/{OVERVIEW})",
+        compared_figures(figures, HEADLINE_RATIOS),
+        _machines(figures, HEADLINE_RATIOS),
+        block(figures, HEADLINES),
+    )
+    everything = compared_figures(figures), block(figures, dict.fromkeys(figures, ANY))
     blocks = {
-        ROOT / "README.md": block(figures, HEADLINES, DETAIL_UNITS, HEADLINE_ROWS),
-        ROOT / "bench" / "README.md": "\n\n".join(
-            filter(None, (compared_figures(figures), block(figures, figures)))
-        ),
+        ROOT / "README.md": "\n\n".join(filter(None, readme)),
+        ROOT / "bench" / "README.md": "\n\n".join(filter(None, everything)),
     }
     return {path: with_block(path.read_text(), text) for path, text in blocks.items()}
+
+
+def draw_pictures(figures):
+    """Draw those of both documents, beside the figures."""
+    for name in PICTURES:
+        if name in figures:
+            draw(name, figures[name], FIGURES, ("svg",))
+    shown = ratios(figures, HEADLINE_RATIOS)
+    rows = {name: [row for row in made if row.ours is not None] for name, made in shown}
+    draw_ratios(rows, FIGURES / OVERVIEW)
 
 
 def main():
@@ -136,6 +175,7 @@ def main():
     if not check:
         for path in OUT.glob("*.json"):
             shutil.copy(path, FIGURES / path.name)
+        draw_pictures(load_figures())
     stale = 0
     for path, text in documents(load_figures()).items():
         if path.read_text() == text:

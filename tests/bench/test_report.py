@@ -14,61 +14,51 @@ def test_documents_say_what_was_measured():
 
 def test_figures_and_headlines_are_of_scripts():
     figures = report.load_figures()
-    assert set(report.HEADLINE_ROWS) <= set(report.HEADLINES)
-    assert all((ROOT / "bench" / f"{name}.py").exists() for name in {*report.HEADLINES, *figures})
+    named = {*report.HEADLINES, *report.HEADLINE_RATIOS, *report.PICTURES, *figures}
+    assert all((ROOT / "bench" / f"{name}.py").exists() for name in named)
     assert all(data["results"] for data in figures.values())
 
 
+def test_every_headline_is_of_something_measured():
+    figures = report.load_figures()
+    for script, rows in report.ratios(figures, report.HEADLINE_RATIOS):
+        assert any(row.ours is not None for row in rows), script
+    for script, names in report.HEADLINES.items():
+        rows = figures[script]["results"]
+        assert any(names.fullmatch(row["name"]) for row in rows), script
+
+
 def test_of_many_figures_the_readme_shows_some():
-    names = {
-        "vhost_user": [
-            "port to port, 64 B: DPU, 1000 rules",
-            "port to port, 64 B: DPU, bare / testpmd io",
-            "port to port, 64 B: DPU, 1000 rules, lost",
-            "port to port, 512 B: DPU, bare / testpmd io",
-        ],
-        "vhost_tso": [
-            "port to port, 64 KB: testpmd io",
-            "port to port, 64 KB: DPU, bare / testpmd io",
-            "port to port, 64 KB: testpmd io, lost",
-            "loop-back, 64 KB: testpmd io",
-        ],
-        "host_programs": [
-            "64 B: xconnect, polling",
-            "one way, 10 kpps: xconnect, polling, p99",
-            "64 B: xconnect, polling, lost",
-            "one way, 10 kpps: xconnect, polling, p99.9",
-        ],
-        "vhost_reconnect": [
-            "libdpu: restarts",
-            "libdpu: lost, mean",
-            "libdpu: arrived twice, mean",
-            "libdpu: handed over again",
-        ],
-        "kernel_ports": [
-            "64 B: DPU, af_packet",
-            "1500 B: DPU, af_packet / testpmd",
-            "64 B: DPU, af_packet, sent",
-            "1500 B: DPU, af_packet",
-        ],
-        "soak_attach": [
-            "cycles",
-            "more than before: control process, memory",
-            "more than before: rules",
-            "more than before: interfaces",
-        ],
-    }
-    assert names.keys() == report.HEADLINE_ROWS.keys()
-    for script, four in names.items():
-        shown = [name for name in four if report.HEADLINE_ROWS[script].fullmatch(name)]
-        assert shown == four[:2], script
+    names = ["64 B: xconnect, polling", "64 B: xconnect, polling, lost"]
+    shown = [name for name in names if report.HEADLINES["host_programs"].fullmatch(name)]
+    assert shown == names[:1]
+    ratios = measured(
+        ratio("port to port, 64 B: DPU, bare / testpmd io", [10, 12], [5, 5], "Mpps"),
+        ratio("port to port, 512 B: DPU, bare / testpmd io", [10, 12], [5, 5], "Mpps"),
+    )
+    text = report.compared_figures({"vhost_user": ratios}, report.HEADLINE_RATIOS)
+    assert "64 B: DPU" in text
+    assert "512 B: DPU" not in text
+
+
+def test_the_pictures_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "FIGURES", tmp_path)
+    ratios = measured(
+        ratio("NDR: DPU af_packet / bridge", [10, 12], [5, 5], "Mpps"),
+        ratio("NDR: DPU af_xdp / bridge", [10, 12], [50, 50], "Mpps"),
+        ratio("latency: not shown", [10, 12], [5, 5], "us", lower_is_better=True),
+    )
+    report.draw_pictures({"ndr": ratios})
+    text = (tmp_path / report.OVERVIEW).read_text()
+    assert text.count("ndr: NDR: DPU") == 2
+    assert "not shown" not in text
 
 
 def test_a_script_that_was_not_measured_has_no_section():
     figures = report.load_figures()
-    measured = figures.pop("latency")
-    assert "bench/latency.py" not in report.block(figures, report.HEADLINES)
-    assert "bench/latency.py" in report.block(figures | {"latency": measured}, report.HEADLINES)
+    measured = figures.pop("start")
+    assert "bench/start.py" not in report.block(figures, report.HEADLINES)
+    assert "bench/start.py" in report.block(figures | {"start": measured}, report.HEADLINES)
 
 
 def test_a_changed_figure_makes_a_document_stale():
