@@ -147,9 +147,8 @@ def test_open_vswitch_forwards_what_the_client_sends(socket_dir, ports):
 
 @marked
 def test_all_of_them_are_measured(monkeypatch):
-    monkeypatch.setattr(vhost_user, "FRAME_OCTETS", (512,))
     monkeypatch.setattr(vhost_user, "TRIES_MAX", 1)
-    made = {one.name: one for one in vhost_user.run(100, repeats=1, rules=RULES)}
+    made = {one.name: one for one in vhost_user.run(100, repeats=1, rules=RULES, octets=(512,))}
     bare = ["testpmd io", "testpmd macswap", "OVS-DPDK, bare", "DPU, bare"]
     full = [f"OVS-DPDK, {RULES} rules", f"DPU, {RULES} rules"]
     named = [f"loop-back, 512 B: {one}" for one in bare]
