@@ -234,11 +234,11 @@ def _git(*args):
 def write_json(name, results, where, **more):
     """Write bench/out/NAME.json; returns its path.
 
-    where  `environment()` as it was before the measurement; `more` is kept beside the results
+    where  `environment()` as it was before the measurement; `more` is kept beside it, unless it has the same key
     """
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / f"{name}.json"
-    data = {"bench": name, **where, **more, "results": [asdict(r) for r in results]}
+    data = {"bench": name, **more, **where, "results": [asdict(r) for r in results]}
     path.write_text(json.dumps(data, indent=2) + "\n")
     return path
 

@@ -53,7 +53,7 @@ SUITE = (
         quick="--quick",
         needs=(*_PEERS, "iperf3", "iputils-ping"),
     ),
-    Bench("ndr", needs=("iproute2", "dpdk-dev", "ethtool")),
+    Bench("ndr", full="--repeats 5", needs=("iproute2", "dpdk-dev", "ethtool")),
     Bench(
         "stages",
         full="--size 200 --repeats 5",
