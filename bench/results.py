@@ -234,7 +234,7 @@ def _git(*args):
 def write_json(name, results, where, **more):
     """Write bench/out/NAME.json; returns its path.
 
-    where  `environment()` as it was before the measurement; `more` is kept beside it, unless it has the same key
+    where  `environment()` as it was before the measurement, first among equal keys; `more` is kept beside it
     """
     OUT.mkdir(parents=True, exist_ok=True)
     path = OUT / f"{name}.json"
