@@ -24,13 +24,13 @@ HEADLINE_RATIOS = {
     "tcp_containers": re.compile(r".*: DPU / (?!veth).*"),
     "udp_containers": re.compile(r".*: DPU / (bridge|OVS)"),
     "latency": re.compile(r"(ping -A|.*ping-pong|TCP.*beside.*), p(50|99): DPU / (bridge|OVS)"),
-    "applications": re.compile(r".*: DPU / bridge"),
+    "applications": re.compile(r".*(?<!p99): DPU / bridge"),
     "vhost_user": re.compile(r".*, (64|1500) B: DPU.* / .*(io|OVS.*)"),
     "vhost_tso": re.compile(r"port to port, .*: DPU.* / .*"),
     "kernel_ports": re.compile(r".*: DPU.* / .*"),
     "kernel_ports_tcp": re.compile(r"TCP: DPU, .* / .*"),
     "ndr": re.compile(r"NDR: DPU.* / .*"),
-    "kernels_peers": re.compile(r".*: ours / .*"),
+    "kernels_peers": re.compile(r".*: ours / (DPDK|ISA-L crc32_iscsi|memcpy).*|parse, IMIX: ours / .*"),
 }
 HEADLINES = {
     "recovery": ANY,
