@@ -99,8 +99,7 @@ def run(size, repeats=results.REPEATS, quick=False, peers_only=False, priority=F
     quick     shorter and less often
     priority  before all others on both CPUs, where the machine is shared
     """
-    if missing := results.missing_packages(PACKAGES):
-        raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
+    results.require(PACKAGES)
     seconds, repeats = (QUICK_MS / 1e3, QUICK_REPEATS) if quick else (size / 1e3, repeats)
     made, stolen = [], []
     with hugepages(HUGEPAGES_MB), wire_load.built() as program, contextlib.ExitStack() as stack:

@@ -73,8 +73,7 @@ def _at_work(one, measure):
 
 def run(size, repeats=results.REPEATS, requests=REQUESTS, quick=False, peers_only=False):
     """Measure TCP for `size` seconds each time, and round trips; quick: shorter and less often."""
-    if missing := results.missing_packages(PACKAGES):
-        raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
+    results.require(PACKAGES)
     if quick:
         size, repeats = QUICK_SECONDS, QUICK_REPEATS
     with contextlib.ExitStack() as stack:

@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from bench import limit_loops
-from bench.peers.hosts import Host
+from bench.peers.hosts import Assembled, Host
 from bench.peers.wires import INTERFACE
 from drivers.af_packet.if_packet import SOL_PACKET, TPACKET_V2, PacketOption, SocketOption
 from drivers.af_packet.port import SEND_BUFFER_BYTES
@@ -54,7 +54,7 @@ def _packet_socket(netns):
     return sock
 
 
-class Tap:
+class Tap(Assembled):
     """A TAP whose host sends what is to be read, while no time is taken, and drops what is written."""
 
     def __init__(self):
@@ -82,18 +82,8 @@ class Tap:
             frames += at_once
         return spent * US / frames
 
-    def close(self):
-        """Take it down; twice is allowed."""
-        self._made.close()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-
-class _Socket:
+class _Socket(Assembled):
     """What PacketRing and XdpRing share: a count of bursts, and time."""
 
     def frame_us(self, octets, ms):
@@ -105,16 +95,6 @@ class _Socket:
         spent = time.perf_counter() - began
         assert done == bursts * BURST, f"{done} of {bursts * BURST} frames of {octets} octets were sent"
         return spent * US / done
-
-    def close(self):
-        """Take it down; twice is allowed."""
-        self._made.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
 
 
 class PacketRing(_Socket):

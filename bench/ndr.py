@@ -112,8 +112,7 @@ def run(size, repeats=REPEATS, priority=False):
 
     priority  before all others on both CPUs, where the machine is shared
     """
-    if missing := results.missing_packages(PACKAGES):
-        raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
+    results.require(PACKAGES)
     cpus = os.sched_getaffinity(0)
     with hugepages(HUGEPAGES_MB), contextlib.ExitStack() as stack:
         contenders = list(_contenders(stack))
@@ -165,7 +164,7 @@ def _results(contenders, taken):
                 continue
             sides = taken[ours.name], taken[peer.name]
             for figure in ("ndr", "pdr"):
-                least = RATE_MIN / PACKETS_PER_MPACKET
+                least = RATE_MIN / PACKETS_PER_MPACKET  # where not even that went without a loss
                 rates = ([max(rate, least) for rate in _mpps(side, figure)] for side in sides)
                 yield results.ratio(f"{figure.upper()}: {ours.name} / {peer.name}", *rates, "Mpps")
             for title, percent in LATENCIES.items():

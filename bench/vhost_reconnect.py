@@ -105,8 +105,8 @@ def first_after(dpu, since):
 
 def run(size, rounds=5, rate=RATE, pause=PAUSE_MS):
     """Kill the daemon `size` times under libdpu, then `rounds` times under testpmd."""
-    if rounds and (missing := results.missing_packages(PACKAGES)):
-        raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
+    if rounds:
+        results.require(PACKAGES)
     with built() as program, daemon() as dpu:
         taken, total = libdpu_rounds(program, dpu, size, rate, pause)
     made = [*_libdpu_results(taken, total)]

@@ -97,8 +97,7 @@ def measure(program, one, seconds, priority=False):
 
 def run(size, repeats=results.REPEATS, rules=RULES, priority=False):
     """Measure all of it, `size` ms each time; `priority`: before all others on both CPUs."""
-    if missing := results.missing_packages(PACKAGES):
-        raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
+    results.require(PACKAGES)
     made, stolen = [], []
     with hugepages(HUGEPAGES_MB), built() as program:
         take = partial(measure, program, seconds=size / 1e3, priority=priority)

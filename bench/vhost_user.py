@@ -96,8 +96,7 @@ def run(
     quick     shorter and less often
     priority  before all others on both CPUs, where the machine is shared
     """
-    if missing := results.missing_packages(PACKAGES):
-        raise RuntimeError(f"missing: apt-get install {' '.join(missing)}")
+    results.require(PACKAGES)
     seconds, repeats = (QUICK_MS / 1e3, QUICK_REPEATS) if quick else (size / 1e3, repeats)
     made, stolen = [], []
     with hugepages(HUGEPAGES_MB):

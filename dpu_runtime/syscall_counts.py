@@ -32,35 +32,21 @@ ROW_BYTES = 8 * (HEAD_WORDS + 2 * NUMBERS_MAX)
 FIRST_PID_NAMESPACE = 0xEFFFFFFC  # inode, linux/proc_ns.h PROC_PID_INIT_INO
 
 # arch/x86/entry/syscalls/syscall_64.tbl, asm-generic/unistd.h; only what a worker may call
+# fmt: off
 NAMES = {
     "x86_64": {
-        **{
-            0: "read",
-            1: "write",
-            7: "poll",
-            9: "mmap",
-            11: "munmap",
-            13: "rt_sigaction",
-            14: "rt_sigprocmask",
-        },
-        **{15: "rt_sigreturn", 19: "readv", 20: "writev", 24: "sched_yield", 28: "madvise", 44: "sendto"},
-        **{45: "recvfrom", 46: "sendmsg", 47: "recvmsg", 51: "getsockname", 55: "getsockopt", 202: "futex"},
-        **{228: "clock_gettime", 232: "epoll_wait", 233: "epoll_ctl", 271: "ppoll", 281: "epoll_pwait"},
+        0: "read", 1: "write", 7: "poll", 9: "mmap", 11: "munmap", 13: "rt_sigaction", 14: "rt_sigprocmask",
+        15: "rt_sigreturn", 19: "readv", 20: "writev", 24: "sched_yield", 28: "madvise", 44: "sendto",
+        45: "recvfrom", 46: "sendmsg", 47: "recvmsg", 51: "getsockname", 55: "getsockopt", 202: "futex",
+        228: "clock_gettime", 232: "epoll_wait", 233: "epoll_ctl", 271: "ppoll", 281: "epoll_pwait",
     },
     "aarch64": {
-        **{
-            21: "epoll_ctl",
-            22: "epoll_pwait",
-            63: "read",
-            64: "write",
-            65: "readv",
-            66: "writev",
-            73: "ppoll",
-        },
-        **{98: "futex", 113: "clock_gettime", 124: "sched_yield", 134: "rt_sigaction", 204: "getsockname"},
-        **{206: "sendto", 207: "recvfrom", 209: "getsockopt", 211: "sendmsg", 212: "recvmsg", 222: "mmap"},
+        21: "epoll_ctl", 22: "epoll_pwait", 63: "read", 64: "write", 65: "readv", 66: "writev", 73: "ppoll",
+        98: "futex", 113: "clock_gettime", 124: "sched_yield", 134: "rt_sigaction", 204: "getsockname",
+        206: "sendto", 207: "recvfrom", 209: "getsockopt", 211: "sendmsg", 212: "recvmsg", 222: "mmap",
     },
 }.get(os.uname().machine, {})
+# fmt: on
 
 _OWN_ROW = (  # r6 = the context, r7 = the row of this thread; a thread without one is left alone
     (0xBF, 6, 1, 0, 0),  # r6 = r1

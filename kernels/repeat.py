@@ -3,7 +3,8 @@
 Packets of one flow come in runs. A few words that are equal cost less than to parse the same header again.
 
 In:   the row of a packet, and of one that was parsed; the records' placement and offload fields.
-Out:  the parser's fields; `repeats`, which other kernels take for the same flow.
+Out:  the parser's fields; `repeats`, which other kernels take for the same flow as the packet right before.
+      Whoever changes parsed fields of some packets of a run clears `repeats` of these and of the next ones.
 Not:  tags, IPv6, IPv4 options, fragments, groups, ports that announce a tunnel: each of these is parsed.
 
 Two plain headers are alike when they differ in nothing the parser reads: in no octet but those of the
@@ -88,9 +89,10 @@ def repeats(rows, row_bytes, records, meta, packet, before):
 
 @helper
 def same_flow(records, packet, before):
-    """Whether two packets that were parsed have the same placement, port and parsed fields.
+    """Whether two packets that were parsed surely have the same placement, port and parsed fields.
 
-    Packets that are not plain too. The fields lie together, so they are compared as words.
+    Packets that are not plain too. The fields lie together, so they are compared as words; `repeats` is one
+    of them, so two of a run that lost the packet between them may count as two flows.
     """
     if load_u32(records + np.uint64(packet) * _RECORD_BYTES + _REPEATS_AT) != _0 and packet == before + 1:
         return True

@@ -7,16 +7,14 @@ import functools
 import time
 from dataclasses import dataclass
 
-import numpy as np
 from hdrh.histogram import HdrHistogram
 
 from bench.generator import histogram
-from bench.generator.layout import BURST, FRAME_BYTES_MIN, TICK_SHIFT, WINDOW, Count
-from bench.generator.loop import SCHEDULE_RATE, SCHEDULE_START, Traffic, read_cycles
+from bench.generator.layout import FRAME_BYTES_MIN, TICK_SHIFT, Count
+from bench.generator.loop import SCHEDULE_RATE, SCHEDULE_START, make_traffic, read_cycles
 from dpu_runtime.worker_thread import tsc_hz
-from kernels.drops import DROP_REASON_COUNT, Drop
+from kernels.drops import Drop
 from kernels.jit import cache_lock
-from kernels.layout import HEADROOM_BYTES, META_DTYPE, ROW_BYTES
 from kernels.reference import Lent
 
 SLICE_S = 0.1  # in the loop, between two looks at progress and signals
@@ -105,24 +103,7 @@ class Generator:
             source, destination = (bytes.fromhex(mac.replace(":", "")) for mac in announce)
             front = source + destination + ETHERTYPE_EXPERIMENTAL.to_bytes(2, "big")
             self._announcement = front.ljust(FRAME_BYTES_MIN, b"\0")
-        meta = np.zeros(BURST, META_DTYPE)
-        meta["l2_offset"] = HEADROOM_BYTES
-        self._arrays = Traffic(
-            rows=pool.rows,
-            templates=pool.templates,
-            cycle=pool.cycle,
-            counts=np.zeros(len(Count), np.uint64),
-            seen=np.zeros(WINDOW // 64, np.uint64),
-            latencies=np.zeros(histogram.BUCKETS, np.uint64),
-            tx_headers=np.zeros((BURST, ROW_BYTES), np.uint8),
-            tx_meta=meta,
-            order=np.arange(BURST, dtype=np.uint16),
-            rx_headers=np.zeros((BURST, ROW_BYTES), np.uint8),
-            rx_meta=np.zeros(BURST, META_DTYPE),
-            drops=np.zeros(DROP_REASON_COUNT, np.uint64),
-            schedule=np.zeros(2),
-            handles=np.zeros((2, BURST), np.uint64),
-        )
+        self._arrays = make_traffic(pool)
         self._traffic = Lent(self._arrays)
         with cache_lock():  # compiles, or loads
             self.ports.exchange(self._traffic, 0, 0, 0, False)

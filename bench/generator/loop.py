@@ -10,12 +10,15 @@ from collections import namedtuple
 
 import numpy as np
 
-from bench.generator.layout import BURST, FRAME_AT, TICK_SHIFT, Count
+from bench.generator.histogram import BUCKETS
+from bench.generator.layout import BURST, FRAME_AT, TICK_SHIFT, WINDOW, Count
 from bench.generator.receive import receive_frame
 from bench.generator.stamp import put_front, write_stamp
 from drivers.burst import rx_burst, rx_done, tx_burst
 from drivers.port import PortCounter
+from kernels.drops import DROP_REASON_COUNT
 from kernels.jit import helper, kernel
+from kernels.layout import META_DTYPE, ROW_BYTES
 from kernels.memory import address_of, cycles
 
 RX_BURSTS = 4  # between two that are sent, while they are full
@@ -46,6 +49,28 @@ _1 = np.uint64(1)
 _SHIFT = np.uint64(TICK_SHIFT)
 _LOW32 = np.uint64(0xFFFF_FFFF)
 _FRAME_AT = np.uint64(FRAME_AT)
+
+
+def make_traffic(pool):
+    """Traffic of a Pool (patterns.py): nothing sent, nothing received."""
+    traffic = Traffic(
+        rows=pool.rows,
+        templates=pool.templates,
+        cycle=pool.cycle,
+        counts=np.zeros(len(Count), np.uint64),
+        seen=np.zeros(WINDOW // 64, np.uint64),
+        latencies=np.zeros(BUCKETS, np.uint64),
+        tx_headers=np.zeros((BURST, ROW_BYTES), np.uint8),
+        tx_meta=np.zeros(BURST, META_DTYPE),
+        order=np.arange(BURST, dtype=np.uint16),
+        rx_headers=np.zeros((BURST, ROW_BYTES), np.uint8),
+        rx_meta=np.zeros(BURST, META_DTYPE),
+        drops=np.zeros(DROP_REASON_COUNT, np.uint64),
+        schedule=np.zeros(2),
+        handles=np.zeros((2, BURST), np.uint64),
+    )
+    traffic.tx_meta["l2_offset"] = FRAME_AT
+    return traffic
 
 
 @helper
@@ -130,14 +155,8 @@ def check_batch(traffic, count, stream, now):
 
 
 @helper
-def _send_some(kind, io, port, traffic, stream, now, epoch):
-    count = due(traffic, now - epoch)
-    if count == 0:
-        return
-    fill_batch(traffic, count, stream, now)
-    counters = io.counters[port]
-    sent = counters[PortCounter.TX_PACKETS]
-    octets = counters[PortCounter.TX_BYTES]
+def _transmit(kind, io, port, traffic, count):
+    """Send the first `count` packets of the batch to send."""
     tx_burst(
         kind,
         io,
@@ -146,9 +165,21 @@ def _send_some(kind, io, port, traffic, stream, now, epoch):
         traffic.tx_meta,
         traffic.order,
         count,
-        counters,
+        io.counters[port],
         traffic.drops,
     )
+
+
+@helper
+def _send_some(kind, io, port, traffic, stream, now, epoch):
+    count = due(traffic, now - epoch)
+    if count == 0:
+        return
+    fill_batch(traffic, count, stream, now)
+    counters = io.counters[port]
+    sent = counters[PortCounter.TX_PACKETS]
+    octets = counters[PortCounter.TX_BYTES]
+    _transmit(kind, io, port, traffic, count)
     sent = counters[PortCounter.TX_PACKETS] - sent
     note_sent(traffic, count, sent, counters[PortCounter.TX_BYTES] - octets)
 
@@ -191,14 +222,4 @@ def read_cycles():
 @kernel
 def send_one(kind, io, port, traffic):
     """Send the packet that is the first of the batch to send, as it is."""
-    tx_burst(
-        kind,
-        io,
-        port,
-        traffic.tx_headers,
-        traffic.tx_meta,
-        traffic.order,
-        np.int64(1),
-        io.counters[port],
-        traffic.drops,
-    )
+    _transmit(kind, io, port, traffic, np.int64(1))

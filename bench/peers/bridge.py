@@ -2,12 +2,12 @@
 
 import contextlib
 
-from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Host
+from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Assembled, Host
 
 INTERFACE = "eth0"
 
 
-class Bridge:
+class Bridge(Assembled):
     """A pair of hosts; see hosts.py."""
 
     name = "bridge"
@@ -29,13 +29,3 @@ class Bridge:
         self._switch.run("ip", "link", "set", port, "master", "br0", "up")
         host.run("ip", "address", "add", f"{address}/{PREFIX}", "dev", INTERFACE)
         host.run("ip", "link", "set", INTERFACE, "up")
-
-    def close(self):
-        """Take it down; twice is allowed."""
-        self._made.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()

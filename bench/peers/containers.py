@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from bench.peers.dpu import settled_stats
-from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Host
+from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Assembled, Host
 from dpu_runtime.client import Client
 from examples.dpu_daemon import DpuDaemon
 
@@ -39,7 +39,7 @@ action = "drop"
 """
 
 
-class Containers:
+class Containers(Assembled):
     """A pair of hosts; see hosts.py.
 
     env      environment variables for the daemon
@@ -135,13 +135,3 @@ class Containers:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 os.close(pidfd)
             self._pidfds = {}
-
-    def close(self):
-        """Take it down; twice is allowed."""
-        self._made.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()

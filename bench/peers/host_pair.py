@@ -4,16 +4,15 @@ Two programs that poll would take one CPU from each other in slices of milliseco
 Source: host_pair.c, which says what its options mean.
 """
 
-import contextlib
 import os
 import select
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from bench.peers.compiled import compiled
 from bench.peers.hosts import Host, end
 from drivers.host import build_host
 
@@ -65,15 +64,10 @@ def parse(text):
     return Line(what, **{key: float(value) if "." in value else int(value) for key, value in pairs})
 
 
-@contextlib.contextmanager
 def built():
     """Path of the program, compiled with the library in it, as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="dpu-bench-") as folder:
-        program = Path(folder, "host_pair")
-        sources = [HERE / "host_pair.c", *sorted(build_host.HOST.glob("*.c"))]
-        flags = ["-O3", "-std=gnu11", f"-I{build_host.HOST}", "-pthread"]
-        subprocess.run(["gcc", *flags, "-o", program, *sources], check=True)
-        yield program
+    sources = [HERE / "host_pair.c", *sorted(build_host.HOST.glob("*.c"))]
+    return compiled("host_pair", sources, ("-O3", f"-I{build_host.HOST}", "-pthread"))
 
 
 class HostPair:

@@ -44,6 +44,20 @@ def run(argv, **options):
     return done.stdout
 
 
+class Assembled:
+    """Something made of parts, which `_made`, an ExitStack, takes down."""
+
+    def close(self):
+        """Take it down; twice is allowed."""
+        self._made.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
 class Host:
     """A network namespace, `cpus` (a list such as "0" or "0,1") being where its processes run."""
 

@@ -7,14 +7,14 @@ it drops: those the hosts always cut.
 import contextlib
 import tempfile
 
-from bench.peers.hosts import ANYWHERE
+from bench.peers.hosts import ANYWHERE, Assembled
 from bench.peers.ovs_kernel import OvsKernel
 from bench.peers.wires import INTERFACE, Wires
 
 SWITCH_CPU = 1  # where the DPU's worker is
 
 
-class OvsPair:
+class OvsPair(Assembled):
     """A pair of hosts; see hosts.py. Its threads sleep while nothing is to forward."""
 
     def __init__(self, cpus=ANYWHERE, tso=True):
@@ -30,13 +30,3 @@ class OvsPair:
             switch.begin()
             self.client, self.server, self.address = wires.client, wires.server, wires.address
             self._made = made.pop_all()
-
-    def close(self):
-        """Take it down; twice is allowed."""
-        self._made.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()

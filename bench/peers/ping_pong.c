@@ -28,23 +28,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "program.h"
+
 enum { OCTETS_MAX = 65507, LOST_MS = 100, TAKEN_MAX = 4 << 20, WARM_UP_PART = 5, MORE_NS = 1000000000 };
 
 static uint32_t taken[TAKEN_MAX];
 static unsigned long count, lost, damaged;
-
-static void fail(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static void keep(uint64_t began, uint64_t sent, uint64_t came, uint64_t length_ns)
 {

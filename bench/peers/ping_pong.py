@@ -3,14 +3,12 @@
 Source: ping_pong.c, which says what it checks and when a message is lost.
 """
 
-import contextlib
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from bench.peers.compiled import compiled
 from bench.peers.hosts import run
 
 SOURCE = Path(__file__).resolve().with_suffix(".c")
@@ -44,13 +42,9 @@ def parse(printed):
     return Times(int(counted["lost"]), int(counted["damaged"]), np.frombuffer(rest, np.uint32))
 
 
-@contextlib.contextmanager
 def built():
     """Path of the program, compiled, as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="dpu-bench-") as folder:
-        program = Path(folder, "ping_pong")
-        subprocess.run(["gcc", "-O2", "-std=gnu11", "-o", program, SOURCE], check=True)
-        yield program
+    return compiled("ping_pong", [SOURCE])
 
 
 def serve(program, pair):

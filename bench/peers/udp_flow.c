@@ -23,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "program.h"
+
 enum { BATCH = 32, OCTETS_MAX = 65507, BUFFER_OCTETS = 8 << 20, WAIT_MS = 50, FLOW_SHIFT = 48 };
 
 static volatile sig_atomic_t stop;
@@ -32,19 +34,6 @@ static void on_term(int number)
 {
     (void)number;
     stop = 1;
-}
-
-static void fail(const char *what)
-{
-    perror(what);
-    exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 static int open_socket(char **argv, struct sockaddr_in *where)

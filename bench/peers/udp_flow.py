@@ -3,13 +3,12 @@
 Source: udp_flow.c, which says how it sends and what it compares.
 """
 
-import contextlib
 import itertools
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.peers.compiled import compiled
 from bench.peers.hosts import end
 
 SOURCE = Path(__file__).resolve().with_suffix(".c")
@@ -57,13 +56,9 @@ class Count:
         return 100 * (self.sent - self.frames) / self.sent
 
 
-@contextlib.contextmanager
 def built():
     """Path of the program, compiled, as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="dpu-bench-") as folder:
-        program = Path(folder, "udp_flow")
-        subprocess.run(["gcc", "-O2", "-std=gnu11", "-o", program, SOURCE], check=True)
-        yield program
+    return compiled("udp_flow", [SOURCE])
 
 
 def flow(program, pair, octets, seconds, rate=0, segments=1):

@@ -2,12 +2,12 @@
 
 import contextlib
 
-from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Host
+from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Assembled, Host
 
 INTERFACE = "eth0"
 
 
-class Veth:
+class Veth(Assembled):
     """A pair of hosts; see hosts.py."""
 
     name = "veth"
@@ -22,13 +22,3 @@ class Veth:
                 host.run("ip", "address", "add", f"{address}/{PREFIX}", "dev", INTERFACE)
                 host.run("ip", "link", "set", INTERFACE, "up")
             self._made = made.pop_all()
-
-    def close(self):
-        """Take it down; twice is allowed."""
-        self._made.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()

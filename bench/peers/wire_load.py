@@ -3,12 +3,10 @@
 Source: wire_load.c, which says what its options mean and how it sends.
 """
 
-import contextlib
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.peers.compiled import compiled
 from bench.peers.hosts import run
 from bench.peers.wires import INTERFACE
 
@@ -62,14 +60,9 @@ def parse(text):
     return Count(**{key: float(value) if "." in value else int(value) for key, value in pairs})
 
 
-@contextlib.contextmanager
 def built():
     """Path of the program, compiled, as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="dpu-bench-") as folder:
-        program = Path(folder, "wire_load")
-        flags = ["-O2", "-std=gnu11", "-pthread"]
-        subprocess.run(["gcc", *flags, "-o", program, SOURCE], check=True)
-        yield program
+    return compiled("wire_load", [SOURCE])
 
 
 def load(program, wires, cpu, octets, seconds, rate=None, warm_up=0.2):

@@ -8,7 +8,7 @@ Here are those that the kernel brings: none at all (Direct), and a bridge (Kerne
 
 import contextlib
 
-from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Host
+from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Assembled, Host
 
 INTERFACE = "eth0"
 PORTS = ("port0", "port1")
@@ -16,7 +16,7 @@ QUIET = ("forward_delay", "0", "mcast_snooping", "0")  # a bridge that sends not
 OFFLOADS = ("tx", "tso", "gso", "gro")
 
 
-class Wires:
+class Wires(Assembled):
     """The hosts `near` and `far`, a pair for latency and TCP too; processes of `switch` run on `cpu`.
 
     gro     the ports have NAPI, which bench/peers/wire_load.c needs, and merge received TCP segments
@@ -59,16 +59,6 @@ class Wires:
         for host in (self.near, self.far):
             host.run("ethtool", "-K", INTERFACE, *off)
         return self
-
-    def close(self):
-        """Take it down; twice is allowed."""
-        self._made.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
 
 
 class Direct:

@@ -5,12 +5,10 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from bench.generator import histogram
-from bench.generator.layout import BURST, FRAME_AT, WINDOW, Count
-from bench.generator.loop import Traffic, check_batch, due, fill_batch, note_sent
-from kernels.drops import DROP_REASON_COUNT
+from bench.generator.layout import BURST, FRAME_AT, Count
+from bench.generator.loop import check_batch, due, fill_batch, make_traffic, note_sent
 from kernels.jit import kernel
-from kernels.layout import HEADER_BYTES, META_DTYPE, ROW_BYTES
+from kernels.layout import HEADER_BYTES
 from kernels.reference import Lent
 
 
@@ -35,24 +33,9 @@ class Frames:
 
     def __init__(self, pool, stream=0):
         self.stream = np.uint64(stream)
-        meta = np.zeros(BURST, META_DTYPE)
-        meta["l2_offset"] = FRAME_AT
-        self.arrays = Traffic(
-            rows=pool.rows,
-            templates=pool.templates,
-            cycle=pool.cycle,
-            counts=np.zeros(len(Count), np.uint64),
-            seen=np.zeros(WINDOW // 64, np.uint64),
-            latencies=np.zeros(histogram.BUCKETS, np.uint64),
-            tx_headers=np.full((BURST, ROW_BYTES), 0xA5, np.uint8),
-            tx_meta=meta,
-            order=np.arange(BURST, dtype=np.uint16),
-            rx_headers=np.full((BURST, ROW_BYTES), 0xA5, np.uint8),
-            rx_meta=np.zeros(BURST, META_DTYPE),
-            drops=np.zeros(DROP_REASON_COUNT, np.uint64),
-            schedule=np.zeros(2),
-            handles=np.zeros((2, BURST), np.uint64),
-        )
+        self.arrays = make_traffic(pool)
+        for rows in (self.arrays.tx_headers, self.arrays.rx_headers):
+            rows[:] = 0xA5
         self.lent = Lent(self.arrays)
         self.pool = pool
 
