@@ -166,7 +166,6 @@ def merge_loop(shared, batch, pool, bursts, random, spent):
         _prepare(shared, batch, pool, burst * BATCH_SIZE, BATCH_SIZE, random)
         for k in range(BATCH_SIZE):
             batch.order[k] = k
-        batch.gro_used[0] = 0
         began = clock()
         left += gro_merge(
             batch.headers,
@@ -175,8 +174,7 @@ def merge_loop(shared, batch, pool, bursts, random, spent):
             BATCH_SIZE,
             shared.ports,
             1,
-            batch.gro_arena,
-            batch.gro_used,
+            batch.gro_iov,
             batch.gro_flows,
         )
         spent[0] += clock() - began

@@ -9,12 +9,10 @@ from collections import namedtuple
 import numpy as np
 
 from drivers.tap.queue import ARENA_BYTES
-from kernels.gro import GRO_DTYPE
-from kernels.layout import BATCH_SIZE, FRAME_BYTES_MAX, META_DTYPE, PORTS_MAX, ROW_BYTES
+from kernels.gro import GRO_DTYPE, GRO_IOV_MAX
+from kernels.layout import BATCH_SIZE, META_DTYPE, PORTS_MAX, ROW_BYTES
 from kernels.mac_table import SWITCH_OUT_MAX
 from kernels.segment import GSO_IOV_MAX
-
-GRO_ARENA_BYTES = 4 * (FRAME_BYTES_MAX + 1)
 
 Batch = namedtuple(
     "Batch",
@@ -36,8 +34,7 @@ Batch = namedtuple(
         "segment_iov",  # uint64[GSO_IOV_MAX, 2], struct iovec[]: payloads of segments in pieces
         "segment_order",  # uint16[BATCH_SIZE], 0, 1, 2, ...
         "copies",  # uint16[BATCH_SIZE], egress ports that a packet goes to
-        "gro_arena",  # uint8[GRO_ARENA_BYTES], merged payloads
-        "gro_used",  # uint64[1], octets of gro_arena in use
+        "gro_iov",  # uint64[GRO_IOV_MAX, 2], struct iovec[]: payloads of merged packets
         "gro_flows",  # GRO_DTYPE[BATCH_SIZE], scratch
     ],
 )
@@ -70,8 +67,7 @@ def make_batch():
         segment_iov=np.zeros((GSO_IOV_MAX, 2), np.uint64),
         segment_order=np.arange(BATCH_SIZE, dtype=np.uint16),
         copies=np.zeros(BATCH_SIZE, np.uint16),
-        gro_arena=_huge(GRO_ARENA_BYTES),
-        gro_used=np.zeros(1, np.uint64),
+        gro_iov=np.zeros((GRO_IOV_MAX, 2), np.uint64),
         gro_flows=np.zeros(BATCH_SIZE, GRO_DTYPE),
     )
     for array in batch:

@@ -250,7 +250,6 @@ def _may_merge(shared, batch, count):
 @glue
 def _merge(shared, batch, port, count, counters):
     """Merge what can be merged of `order[:count]`; returns how many packets are left."""
-    batch.gro_used[0] = 0
     left = np.int64(
         gro_merge(
             batch.headers,
@@ -259,8 +258,7 @@ def _merge(shared, batch, port, count, counters):
             count,
             shared.ports,
             port,
-            batch.gro_arena,
-            batch.gro_used,
+            batch.gro_iov,
             batch.gro_flows,
         )
     )

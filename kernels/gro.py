@@ -2,8 +2,10 @@
 
 Spec: Linux tcp_gro_receive and tcp_gro_complete, udp_gro_receive_segment; virtio 1.2 5.1.6.2.
 In:   the packets going to one port, in order, that came from a port with PORT_RX_GRO.
-Out:  the first of a run becomes a GSO packet that owes its checksum; VERDICT_MERGED on the others.
-Not:  packets are not held back for the next burst.
+Out:  the first of a run becomes a GSO packet that owes its checksum, whose payload is a list of the others'
+      pieces; VERDICT_MERGED on the others.
+Not:  packets are not held back for the next burst. Nothing is copied: what a merged packet consists of stays
+      where it was received, in the rows of its members and behind them, until it has been sent.
 
 TCP is merged when the egress port takes TSO of its family. UDP is merged when it takes USO, which is
 what Linux's `rx-udp-gro-forwarding` does: datagrams keep their borders, as the far side cuts them or hands
@@ -28,8 +30,9 @@ from kernels.gro_match import (
 )
 from kernels.jit import helper, kernel
 from kernels.layout import (
+    BATCH_SIZE,
     PARSED_IPV4,
-    ROW_BYTES,
+    PAYLOAD_PIECES_MAX,
     VERDICT_MERGED,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
     VIRTIO_NET_HDR_GSO_TCPV4,
@@ -37,7 +40,7 @@ from kernels.layout import (
     VIRTIO_NET_HDR_GSO_UDP_L4,
 )
 from kernels.memory import address_of
-from kernels.payload import IPPROTO_TCP, IPV6_BYTES, copy_octets
+from kernels.payload import IPPROTO_TCP, IPV6_BYTES, PIECE_BYTES, list_octets, octet_pieces
 from kernels.segment import (
     GSO_SIZE_MIN,
     IPV4_CHECKSUM_OFFSET,
@@ -55,6 +58,8 @@ from kernels.wire import be16, put_be16
 GRO_FLOWS_MAX = 8  # open flows that a packet is compared with, Linux MAX_GRO_SKBS
 GRO_SEGMENTS_MAX = 64  # packets merged into one, Linux UDP_GRO_CNT_MAX
 GRO_BYTES_MAX = 65535  # octets from l3_offset: what a length field and meta.l3_len can say
+# struct iovecs for the lists of a batch: those of the longest runs, each with the free one in front
+GRO_IOV_MAX = BATCH_SIZE // 2 * (PAYLOAD_PIECES_MAX + 1)
 
 # Scratch of one call, a row a packet of the batch; a packet's row is in use while it is a head or
 # a member. Heads of open flows are a list, newest first; the members of a head are another.
@@ -66,6 +71,7 @@ GRO_DTYPE = np.dtype(
         ("segments", "u2"),  # packets, the head included; 0: not a head
         ("size", "u2"),  # octets of payload of the head, gso_size to be
         ("id_step", "u2"),  # 0: fixed IPv4 identification
+        ("entries", "u2"),  # struct iovecs of its list, the free one in front included
         ("payload_len", "u4"),  # octets of payload of all
         ("next_sequence", "u4"),  # TCP
     ],
@@ -75,24 +81,24 @@ GRO_NONE = 0xFFFF  # end of a list
 
 
 @kernel
-def gro_merge(headers, meta, order, count, ports, out_port, arena, arena_used, gro):
+def gro_merge(headers, meta, order, count, ports, out_port, iov, gro):
     """Merge what can be merged of the packets on their way to `out_port`.
 
-    headers     uint8[n, ROW_BYTES]    in/out, headers of merged packets
-    meta        META_DTYPE[n]          in/out
-    order       uint16[m]              in/out, indices of the packets; merged ones are taken out
-    count       int, 0 <= count <= m   packets in `order`
-    ports       PORT_DTYPE[]           in
-    out_port    int                    index into ports
-    arena       uint8[]                out, payload of merged packets; must last until they are sent
-    arena_used  uint64[1]              in/out, octets of `arena` in use; the caller resets it
-    gro         GRO_DTYPE[n]           scratch
+    headers   uint8[n, ROW_BYTES]    in/out, headers of merged packets
+    meta      META_DTYPE[n]          in/out
+    order     uint16[m]              in/out, indices of the packets; merged ones are taken out
+    count     int, 0 <= count <= m   packets in `order`
+    ports     PORT_DTYPE[]           in
+    out_port  int                    index into ports
+    iov       uint64[p, 2]           out, lists of the pieces of merged packets; GRO_IOV_MAX are enough
+    gro       GRO_DTYPE[n]           scratch
 
-    A packet that has other destinations too (flooded, mirrored) must not be in `order`: its record is
-    shared. Returns packets left in `order`. A packet whose payload has no room in the arena stays as it is.
+    Headers, payloads and `iov` must last until the packets left are sent. A packet that has other
+    destinations too (flooded, mirrored) must not be in `order`: its record is shared. Returns packets left
+    in `order`. A packet whose pieces have no room in `iov` stays as it is.
     """
     out_flags = np.int64(ports[out_port]["flags"])
-    room = np.int64(len(arena)) - np.int64(arena_used[0])
+    room = np.int64(len(iov))
     newest = GRO_NONE
     for k in range(count):
         i = np.int64(order[k])
@@ -100,12 +106,13 @@ def gro_merge(headers, meta, order, count, ports, out_port, arena, arena_used, g
         size = mergeable_payload(headers, meta, i, ports, out_flags)
         newest, room = _take(headers, meta, i, size, newest, room, gro)
     left = 0
+    used = np.int64(0)
     for k in range(count):
         i = np.int64(order[k])
         if meta[i]["verdict"] == VERDICT_MERGED:
             continue
         if gro[i]["segments"] > 1:
-            _join(headers, meta, i, arena, arena_used, gro)
+            used = _join(headers, meta, i, iov, used, gro)
         order[left] = i
         left += 1
     return left
@@ -113,7 +120,7 @@ def gro_merge(headers, meta, order, count, ports, out_port, arena, arena_used, g
 
 @helper
 def _take(headers, meta, i, size, newest, room, gro):
-    """Put packet `i` behind its flow's open head, or make it one. Returns (newest head, arena room).
+    """Put packet `i` behind its flow's open head, or make it one. Returns (newest head, room in the lists).
 
     size  payload octets of a packet that may be merged, else 0
     """
@@ -157,15 +164,14 @@ def _take(headers, meta, i, size, newest, room, gro):
 
 @helper
 def _append(headers, meta, head, i, size, room, gro):
-    """Make packet `i` a member of `head` if it continues it; returns the arena octets promised, or 0."""
+    """Make packet `i` a member of `head` if it continues it; returns the struct iovecs promised, or 0."""
     flow = gro[head]
     segments = np.int64(flow["segments"])
     payload_len = np.int64(flow["payload_len"])
-    promised = size
-    if segments == 1:
-        promised += np.int64(meta[head]["payload_len"])
-    header_bytes = np.int64(meta[head]["l5_offset"]) - np.int64(meta[head]["l3_offset"])
-    if size == 0 or size > np.int64(flow["size"]) or segments == GRO_SEGMENTS_MAX or promised > room:
+    size_of_head = np.int64(flow["size"])
+    l5 = np.int64(meta[head]["l5_offset"])
+    header_bytes = l5 - np.int64(meta[head]["l3_offset"])
+    if size == 0 or size > size_of_head or segments == GRO_SEGMENTS_MAX:
         return 0
     if header_bytes + payload_len + size > GRO_BYTES_MAX or not same_headers(headers, meta, head, i):
         return 0
@@ -174,6 +180,14 @@ def _append(headers, meta, head, i, size, room, gro):
         return 0
     step = id_step(headers, meta, head, i, segments)
     if step == ID_UNRELATED or (segments > 1 and step != np.int64(flow["id_step"])):
+        return 0
+    promised = octet_pieces(meta[i], meta[i]["l5_offset"], size)
+    entries = np.int64(flow["entries"]) + promised
+    if segments == 1:
+        start = _row_end(meta[head], size_of_head)
+        entries = promised + 1 + octet_pieces(meta[head], start, l5 + size_of_head - start)
+        promised = entries
+    if promised > room or entries > 1 + PAYLOAD_PIECES_MAX:
         return 0
     # checked last, it is the expensive part; the head's only now that it is needed
     if segments == 1 and not checksum_good(headers, meta, head):
@@ -185,6 +199,7 @@ def _append(headers, meta, head, i, size, room, gro):
     flow["last"] = i
     flow["segments"] = segments + 1
     flow["id_step"] = step
+    flow["entries"] = entries
     flow["payload_len"] = payload_len + size
     if is_tcp:
         flow["next_sequence"] = (np.int64(flow["next_sequence"]) + size) & 0xFFFFFFFF
@@ -193,52 +208,38 @@ def _append(headers, meta, head, i, size, room, gro):
 
 
 @helper
-def _join(headers, meta, head, arena, arena_used, gro):
-    """Bring the payload of `head` and its members together and make `head` a GSO packet."""
+def _row_end(record, size):
+    """Row offset at which the payload of a head, `size` octets, ends or goes on behind the row."""
+    return min(np.int64(record["header_end"]), np.int64(record["l5_offset"]) + size)  # no Ethernet padding
+
+
+@helper
+def _join(headers, meta, head, iov, used, gro):
+    """Make `head` a GSO packet with the payload of its members; returns the entries of `iov` in use then."""
     flow = gro[head]
     record = meta[head]
-    l5 = np.int64(record["l5_offset"])
     size = np.int64(flow["size"])
-    row_end = l5 + min(np.int64(record["header_end"]) - l5, size)  # without Ethernet padding
-    start = address_of(arena) + np.uint64(arena_used[0])
-    row = address_of(headers[head])
-    row_end, end = _append_octets(headers, meta, head, row_end, l5 + size - row_end, row, row_end, start)
-    left = np.int64(flow["payload_len"]) - size
+    payload_len = np.int64(flow["payload_len"])
+    l5 = np.int64(record["l5_offset"])
+    row_end = _row_end(record, size)
+    first = used + 1  # the one in front stays free
+    end = list_octets(headers, meta, head, row_end, l5 + size - row_end, iov, first)
+    left = payload_len - size
     member = np.int64(flow["next"])
     while member != GRO_NONE:
-        m = meta[member]
         # all but the last are as long as the head
         member_len = min(left, size)
-        member_l5 = np.int64(m["l5_offset"])
-        row_end, end = _append_octets(headers, meta, member, member_l5, member_len, row, row_end, end)
+        end = list_octets(headers, meta, member, l5, member_len, iov, end)
         left -= member_len
         if record["ip_proto"] == IPPROTO_TCP:
             _add_flags(headers[head], record, headers[member], TCP_PSH | TCP_FIN)
         member = np.int64(gro[member]["next"])
     record["header_end"] = row_end
-    record["payload_addr"] = start
-    record["payload_len"] = end - start
-    record["payload_iov"] = 0
-    arena_used[0] += end - start
-    record["frame_len"] = l5 - np.int64(record["l2_offset"]) + np.int64(flow["payload_len"])
+    record["payload_iov"] = address_of(iov) + np.uint64(first) * PIECE_BYTES
+    record["payload_len"] = l5 + payload_len - row_end
+    record["frame_len"] = l5 - np.int64(record["l2_offset"]) + payload_len
     _finish_headers(headers[head], record, size)
-
-
-@helper
-def _append_octets(headers, meta, i, first, size, row, row_end, arena_end):
-    """Append octets of packet `i`, from row offset `first` on: to the head's row, then to the arena.
-
-    row        address of the head's row
-    row_end    where in that row to go on; it is filled up first
-    arena_end  address in the arena to go on at
-
-    Returns (row_end, arena_end).
-    """
-    in_row = min(size, ROW_BYTES - row_end)
-    rest = size - in_row
-    copy_octets(headers, meta, i, first, in_row, row + np.uint64(row_end))
-    copy_octets(headers, meta, i, first + in_row, rest, arena_end)
-    return row_end + in_row, arena_end + np.uint64(rest)
+    return end
 
 
 @helper

@@ -180,3 +180,53 @@ def name_octets(record, offset, size, target, iov, used):
     target["payload_len"] = size
     target["payload_iov"] = target_iov
     return end
+
+
+@helper
+def octet_pieces(record, start, size):
+    """Pieces that `size` octets of a packet lie in, from row offset `start` <= header_end on."""
+    in_row = np.int64(record["header_end"]) - np.int64(start)
+    count = 1 if in_row > 0 and size > 0 else 0
+    if size <= in_row:
+        return count
+    if record["payload_iov"] == _0:
+        return count + 1
+    entry = np.uint64(record["payload_iov"])
+    left = size - in_row
+    while left > 0:
+        left -= np.int64(load_u64(entry + _8))
+        entry += PIECE_BYTES
+        count += 1
+    return count
+
+
+@helper
+def list_octets(headers, meta, i, start, size, iov, used):
+    """Name `size` octets of packet `i`, from row offset `start` <= header_end on, in `iov[used:]`.
+
+    iov  uint64[n, 2]  out, with room for the octet_pieces() of them
+
+    Returns the entries of `iov` in use then. The caller has checked the range.
+    """
+    record = meta[i]
+    end = np.int64(used)
+    left = np.int64(size)
+    in_row = min(left, np.int64(record["header_end"]) - np.int64(start))
+    if in_row > 0:
+        iov[end, 0] = address_of(headers[i]) + np.uint64(start)
+        iov[end, 1] = in_row
+        end += 1
+        left -= in_row
+    if left > 0 and record["payload_iov"] == _0:
+        iov[end, 0] = record["payload_addr"]
+        iov[end, 1] = left
+        return end + 1
+    entry = np.uint64(record["payload_iov"])
+    while left > 0:
+        here = min(np.int64(load_u64(entry + _8)), left)
+        iov[end, 0] = load_u64(entry)
+        iov[end, 1] = here
+        left -= here
+        entry += PIECE_BYTES
+        end += 1
+    return end

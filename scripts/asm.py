@@ -34,7 +34,7 @@ def {name}({arguments}):
 # Arguments that are called otherwise than the array of the batch or of the shared memory that they are.
 SAME = {
     **{"rec": "record", "m": "record", "cache": "cache_ingress", "acl": "acl_ingress", "gro": "gro_flows"},
-    **{"arena": "gro_arena", "arena_used": "gro_used", "out_headers": "segment_headers", "out_row": "row"},
+    **{"out_headers": "segment_headers", "out_row": "row"},
     **{"out_meta": "segment_meta", "out_iov": "segment_iov", "a": "record", "b": "record", "row_a": "row"},
     **{"row_b": "row", "member_row": "row", "segment": "record", "records": "meta", "parsed": "word"},
 }

@@ -28,6 +28,7 @@ from kernels.layout import (
 )
 from tests.drivers.tap_bursts import IN_PORT, Queue
 from tests.kernels.batches import Batch
+from tests.kernels.merging import merged_stream
 from tests.kernels.pieces import scatter
 from tests.wires import next_frame, open_wire
 
@@ -298,6 +299,11 @@ def test_sent_payloads_in_pieces_arrive_whole(tap):
     assert queue.counted(*TX) == [len(got), sum(map(len, got)), 0]
     for _, (_, table) in lists:
         assert (table[-1] == 0xA5A5A5A5A5A5A5A5).all()
+    for size in (20, 202, 900):  # pieces of merged packets lie in rows too
+        merge, whole = merged_stream(size)
+        with open_wire(port.netns, "eth0") as wire:
+            queue.transmit(merge.batch, merge.order)
+            assert next_frame(wire) == whole
 
 
 @root

@@ -97,7 +97,7 @@ class FuzzDevice(InMemory):
             headers=guarded_array(rows),
             segment_headers=guarded_array(rows),
             segment_iov=guarded_array(8 * self.batch.segment_iov.size).view("u8").reshape(-1, 2),
-            gro_arena=guarded_array(self.batch.gro_arena.shape),
+            gro_iov=guarded_array(8 * self.batch.gro_iov.size).view("u8").reshape(-1, 2),
             iov=guarded_array(8 * IOV_WORDS).view("u8"),
         )
         self.batch = Lent(batch)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.layout import HEADER_BYTES, HEADROOM_BYTES, META_DTYPE, ROW_BYTES
+from kernels.layout import HEADER_BYTES, HEADROOM_BYTES, META_DTYPE, PAYLOAD_PIECES_MAX, ROW_BYTES
 from tests.kernels.pieces import FILL, lay_in_pieces, payload_of
 
 
@@ -38,11 +38,11 @@ class Batch:
         front = self.headers[i, int(m["l2_offset"]) : int(m["header_end"])].tobytes()
         return front + payload_of(m)
 
-    def lay_payload(self, i, octets, shift=0):
+    def lay_payload(self, i, octets, shift=0, pieces_max=PAYLOAD_PIECES_MAX):
         """Make `octets` the payload of packet `i`: contiguous, `shift` octets past a word, or in pieces."""
         m = self.meta[i]
         if self.in_pieces:
-            self.payloads[i] = lay_in_pieces(m, octets)
+            self.payloads[i] = lay_in_pieces(m, octets, pieces_max)
             return
         room = np.full(len(octets) + 24, FILL, np.uint8)
         at = -room.ctypes.data % 8 + shift

@@ -6,9 +6,12 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from kernels.checksum import complete_checksum
-from kernels.gro import GRO_DTYPE, gro_merge
+from kernels.gro import GRO_DTYPE, GRO_IOV_MAX, gro_merge
 from kernels.layout import (
+    BATCH_SIZE,
+    HEADER_BYTES,
     META_DTYPE,
+    PAYLOAD_PIECES_MAX,
     PORT_DTYPE,
     PORT_RX_GRO,
     PORT_TX_CSUM,
@@ -21,37 +24,55 @@ from kernels.layout import (
 from kernels.segment import GSO_IOV_MAX, gso_segment, gso_segment_count
 from tests.kernels.batches import FILL
 from tests.kernels.fields import parsed_batch
-from tests.kernels.streams import frame_of
+from tests.kernels.pieces import pieces_of
+from tests.kernels.streams import LAYER3, MACS, cut, frame_of, octets, tcp
 
 IN_PORT, OTHER_IN_PORT, PLAIN_IN_PORT, OUT_PORT = 1, 2, 3, 0
 ALL_FLAGS = PORT_TX_CSUM | PORT_TX_TSO4 | PORT_TX_TSO6 | PORT_TX_USO
-GUARD_BYTES = 64
+PIECES_FEW = 17  # of a payload, so that a list has place for all packets of the longest runs here
+GUARD_ENTRIES = 4
+_FILL = 0xA5A5A5A5A5A5A5A5
 
 
 class Merge:
-    """One call of gro_merge over all packets of a batch, with guard octets behind the arena."""
+    """One call of gro_merge over all packets of a batch, with guard entries behind the room for lists.
 
-    def __init__(self, batch, out_flags=ALL_FLAGS, arena_bytes=256 * 1024, used=0, order=None):
+    used  entries of it in use
+    """
+
+    def __init__(self, batch, out_flags=ALL_FLAGS, room=GRO_IOV_MAX, order=None):
         n = len(batch.meta)
         ports = np.zeros(4, PORT_DTYPE)
         ports["flags"] = [out_flags, PORT_RX_GRO, PORT_RX_GRO, 0]
-        memory = np.full(arena_bytes + GUARD_BYTES, FILL, np.uint8)
-        self.arena = memory[:arena_bytes]
-        self.used = np.array([used], np.uint64)
+        memory = np.full((room + GUARD_ENTRIES, 2), _FILL, np.uint64)
+        self.iov = memory[:room]
         self.batch = batch
         indices = np.array(range(n) if order is None else order, np.uint16)
         count = len(indices)
         gro = np.frombuffer(bytes([FILL]) * (n * GRO_DTYPE.itemsize), GRO_DTYPE).copy()
-        left = gro_merge(
-            batch.headers, batch.meta, indices, count, ports, OUT_PORT, self.arena, self.used, gro
-        )
-        assert (memory[arena_bytes:] == FILL).all()
-        assert used <= self.used[0] <= arena_bytes
-        assert (memory[int(self.used[0]) : arena_bytes] == FILL).all()
+        left = gro_merge(batch.headers, batch.meta, indices, count, ports, OUT_PORT, self.iov, gro)
+        assert (memory[room:] == _FILL).all()
         self.order = [int(i) for i in indices[:left]]
         merged = [i for i in range(n) if batch.meta[i]["verdict"] == VERDICT_MERGED]
         assert len(merged) == count - left
         assert not set(merged) & set(self.order)
+        self.used = self._check_lists()
+
+    def _check_lists(self):
+        """Lists lie one behind the other, a free entry in front of each; returns the entries in use."""
+        end = 0
+        base = self.iov.ctypes.data
+        for i in self.order:
+            m = self.batch.meta[i]
+            if not base <= int(m["payload_iov"]) <= base + self.iov.nbytes:
+                continue
+            assert int(m["payload_iov"]) == base + 16 * (end + 1)
+            assert (self.iov[end] == _FILL).all()
+            count = len(pieces_of(m))
+            assert 1 <= count <= PAYLOAD_PIECES_MAX
+            end += 1 + count
+        assert (self.iov[end:] == _FILL).all()
+        return end
 
     def frames(self):
         """Frames that the far side gets: GSO packets cut, owed checksums finished, keyed by flow."""
@@ -74,8 +95,23 @@ class Merge:
         return flows
 
 
-def batch_of(frames, in_port=IN_PORT):
-    return parsed_batch(frames, in_port)
+def batch_of(frames, in_port=IN_PORT, pieces_max=PIECES_FEW):
+    """A parsed Batch; where its payloads are in pieces, each is in no more than `pieces_max`."""
+    batch = parsed_batch(frames, in_port)
+    for i, frame in enumerate(frames):
+        batch.lay_payload(i, bytes(frame)[HEADER_BYTES:], pieces_max=pieces_max)
+    return batch
+
+
+def merged_stream(size):
+    """A full batch of TCP segments, merged: (Merge, octets of the one packet that is left)."""
+    headers = Ether(**MACS) / LAYER3["v4"]() / tcp()
+    data = octets(size * BATCH_SIZE)
+    merge = Merge(batch_of(cut(headers, data, size)))
+    assert merge.order == [0]
+    whole = frame_of(merge.batch.headers[0], merge.batch.meta[0])
+    assert whole[-len(data) :] == data
+    return merge, whole
 
 
 def rebuilt(packet):

@@ -11,9 +11,9 @@ FILL = 0xA5
 GAP_BYTES = 9  # octets at most between two pieces, so that they begin anywhere in a word
 
 
-def random_lengths(size, rng):
-    """Lengths of 1..PAYLOAD_PIECES_MAX pieces of 1 octet or more that add up to `size`, which is above 0."""
-    most = min(size, PAYLOAD_PIECES_MAX)
+def random_lengths(size, rng, pieces_max=PAYLOAD_PIECES_MAX):
+    """Lengths of 1..pieces_max pieces of 1 octet or more that add up to `size`, which is above 0."""
+    most = min(size, pieces_max)
     count = min(most, rng.choice([1, 2, 3, 17, most]))
     if rng.random() < 0.5:
         edges = sorted(rng.sample(range(1, size), count - 1))
@@ -43,14 +43,14 @@ def scatter(octets, lengths, rng):
     return table.ctypes.data + 16, (room, table)
 
 
-def lay_in_pieces(m, octets):
+def lay_in_pieces(m, octets, pieces_max=PAYLOAD_PIECES_MAX):
     """Make `octets` the payload of record `m`, in pieces; returns what to keep alive."""
     m["payload_len"], m["payload_iov"] = len(octets), 0
     m["payload_addr"] = 8  # not used: reading it ends the process
     if not octets:
         return ()
     rng = random.Random(len(octets) * 1000 + octets[0])
-    m["payload_iov"], kept = scatter(octets, random_lengths(len(octets), rng), rng)
+    m["payload_iov"], kept = scatter(octets, random_lengths(len(octets), rng, pieces_max), rng)
     return kept
 
 

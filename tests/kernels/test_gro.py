@@ -1,5 +1,7 @@
 """kernels/gro.py: what is merged is the large packet again, and segmentation brings every octet back."""
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,11 +9,20 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from kernels.gro import GRO_FLOWS_MAX, GRO_SEGMENTS_MAX
+from kernels.gro import GRO_FLOWS_MAX, GRO_IOV_MAX, GRO_SEGMENTS_MAX
 from kernels.jit import PYTHON_MODE
-from kernels.layout import META_DTYPE, VERDICT_MERGED, VERDICT_PASS, VIRTIO_NET_HDR_F_DATA_VALID
+from kernels.layout import (
+    HEADER_BYTES,
+    META_DTYPE,
+    PAYLOAD_PIECES_MAX,
+    ROW_BYTES,
+    VERDICT_MERGED,
+    VERDICT_PASS,
+    VIRTIO_NET_HDR_F_DATA_VALID,
+)
 from tests.kernels.fields import owe_checksum
 from tests.kernels.merging import Merge, batch_of, rebuilt
+from tests.kernels.pieces import pieces_of, scatter
 from tests.kernels.streams import LAYER3, MACS, STAMPS, TAGS, cut, frame_of, gso_batch, octets, tcp, udp
 
 pytestmark = pytest.mark.usefixtures("payload_layouts")
@@ -24,8 +35,10 @@ def expect_large(headers, data, size, **how):
     expected = gso_batch(headers, data, size)
     m, e = merge.batch.meta[0], expected.meta[0]
     assert frame_of(merge.batch.headers[0], m) == expected.frame(0)
-    assert m["payload_iov"] == 0
-    same = set(META_DTYPE.names) - {"payload_addr", "payload_iov", "in_port"}
+    # the row of a received packet is full
+    own = {"payload_addr", "payload_iov", "payload_len", "header_end", "in_port"}
+    assert m["header_end"] == min(e["header_end"], m["l5_offset"] + size)
+    same = set(META_DTYPE.names) - own
     assert {name: int(m[name]) for name in same} == {name: int(e[name]) for name in same}
     return merge
 
@@ -43,7 +56,7 @@ def test_every_header_combination(tags, layer3, layer4):
 @pytest.mark.parametrize("size", [8, 9, 60, 201, 202, 203, 1448])
 @pytest.mark.parametrize("extra", [-7, 0, 1])
 def test_payload_in_the_row_and_behind(make, size, extra):
-    """The head's row is filled up before the arena is used, so it looks like a received one."""
+    """A member's payload begins in its row and goes on behind it, or does not."""
     expect_large(Ether(**MACS) / LAYER3["v4"]() / make(), octets(5 * size + extra), size)
 
 
@@ -97,7 +110,7 @@ def test_ethernet_padding_is_left_behind():
 
 def test_longest_packet_and_segment_count():
     headers = Ether(**MACS) / LAYER3["v4"]() / tcp()
-    merge = Merge(batch_of(cut(headers, octets(80000), 8000)), arena_bytes=1 << 20)
+    merge = Merge(batch_of(cut(headers, octets(80000), 8000)))
     assert merge.order == [0, 8]
     assert int(merge.batch.meta[0]["l3_len"]) == 40 + 64000
     exact = cut(headers, octets(65495), 13099)
@@ -161,26 +174,65 @@ def test_forgotten_flow_does_not_come_back():
     assert merge.frames()[(100, 40004, 17)] == [first[0], short[0], short[1], first[1]]
 
 
-# The arena
+# The lists of pieces
 
 
-def test_arena_of_every_size():
+def addresses(batch, i, size):
+    """Where the first `size` octets of payload of a packet lie: (address, octets), in order."""
+    m = batch.meta[i]
+    l5, header_end = int(m["l5_offset"]), int(m["header_end"])
+    in_row = min(size, header_end - l5)
+    row = batch.headers.ctypes.data + i * batch.headers.shape[1] + l5
+    found = [(row, in_row)] if in_row else []
+    left = size - in_row
+    for addr, octets_here in pieces_of(m) if left else ():
+        found.append((addr, min(octets_here, left)))
+        left -= found[-1][1]
+        if not left:
+            break
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 9, 202, 203, 900])
+def test_payload_is_named_where_it_lies(size):
+    """Nothing is copied: rows of members and the payloads behind them, without Ethernet padding."""
+    frames = cut(Ether(**MACS) / LAYER3["v4"]() / udp(), octets(3 * size), size)
+    batch = batch_of([frame.ljust(60, b"\x5a") for frame in frames])
+    parts = [addresses(batch, i, size) for i in range(3)]
+    in_row = min(size, ROW_BYTES - int(batch.meta[0]["l5_offset"]))
+    assert parts[0].pop(0)[1] == in_row  # the head's own, which go with its row
+    merge = Merge(batch)
+    assert merge.order == [0]
+    assert pieces_of(batch.meta[0]) == [part for packet in parts for part in packet]
+
+
+def test_room_for_lists_of_every_size():
     frames = stream(1, 300, 1500) + stream(2, 30, 150)
-    needed = int(Merge(batch_of(frames)).used[0])
-    for size in range(0, needed + 200, 50):
-        merge = Merge(batch_of(frames), arena_bytes=size)
+    needed = Merge(batch_of(frames)).used
+    for room in range(needed + 2):
+        merge = Merge(batch_of(frames), room=room)
         assert [f for flow in merge.frames().values() for f in flow] == frames
-    assert len(merge.order) == 2
-    assert len(Merge(batch_of(frames), arena_bytes=0).order) > 2
+        assert (len(merge.order) == 2) == (room >= needed)
+    assert len(Merge(batch_of(frames), room=0).order) == len(frames)
 
 
-def test_arena_is_shared_by_calls():
-    a, b = stream(1, 1000, 3000), stream(2, 1000, 3000)
-    merge = Merge(batch_of(a), arena_bytes=8192, used=4096)
-    assert merge.used[0] > 4096
-    assert int(merge.batch.meta[0]["payload_addr"]) == merge.arena.ctypes.data + 4096
-    assert list(merge.frames().values()) == [a]
-    assert Merge(batch_of(b), arena_bytes=4096, used=4096).order == [0, 1, 2]
+@pytest.mark.parametrize("lengths", [[1] * 5, [1] * 127, [1] * 128, [1] * 255, [1] * 256])
+def test_most_pieces_of_one_packet(lengths):
+    """A member whose pieces the list of one packet has no place for begins the next one."""
+    behind = HEADER_BYTES - len(Ether(**MACS) / LAYER3["v4"]() / tcp())
+    size = behind + len(lengths)
+    frames = stream(1, size, 64 * size)
+    batch = batch_of(frames)
+    batch_size = len(frames)
+    for i, frame in enumerate(frames):
+        m = batch.meta[i]
+        m["payload_iov"], batch.payloads[i] = scatter(frame[HEADER_BYTES:], lengths, random.Random(i))
+        m["payload_len"], m["payload_addr"] = len(lengths), 8
+    merge = Merge(batch)
+    members = max(1, (PAYLOAD_PIECES_MAX - len(lengths)) // (len(lengths) + 1) + 1)
+    assert merge.order == list(range(0, batch_size, members))
+    assert merge.used <= GRO_IOV_MAX
+    assert list(merge.frames().values()) == [frames]
 
 
 # Segmentation undoes it
@@ -217,9 +269,9 @@ def make_flow(number, shape):
     st.lists(flow_shapes, min_size=1, max_size=12),
     st.randoms(use_true_random=False),
     st.lists(st.sampled_from(sorted(CHANGES) + ["corrupt", "swap", "twice"]), max_size=6),
-    st.sampled_from([0, 500, 5000, 256 * 1024]),
+    st.sampled_from([0, 5, 50, GRO_IOV_MAX]),
 )
-def test_segmentation_undoes_merging(shapes, random, changes, arena_bytes):
+def test_segmentation_undoes_merging(shapes, random, changes, room):
     """Whatever comes, each flow's packets leave as they came: all, in order, octet for octet."""
     flows = [make_flow(number, shape) for number, shape in enumerate(shapes)]
     for change in changes:
@@ -243,7 +295,8 @@ def test_segmentation_undoes_merging(shapes, random, changes, arena_bytes):
         # runs as well as single packets
         for _ in range(random.randint(1, len(queue))):
             frames.append(queue.pop(0))
-    merge = Merge(batch_of(frames), arena_bytes=arena_bytes)
+    pieces_max = random.choice([3, 17, PAYLOAD_PIECES_MAX])
+    merge = Merge(batch_of(frames, pieces_max=pieces_max), room=room)
     left = {id(queue): len(queue) for queue in queues}
     expected = [f[: len(f) - left[id(q)]] for f, q in zip(flows, queues, strict=True)]
     got = merge.frames()

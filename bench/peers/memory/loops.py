@@ -100,7 +100,6 @@ def gro_loop(headers, meta, batch, ports, rounds, spent):
             copy_memory(address_of(batch.headers[k]), address_of(headers[first + k]), _ROW_BYTES)
             batch.meta[k] = meta[first + k]
             batch.order[k] = k
-        batch.gro_used[0] = 0
         began = cycles()
         total += gro_merge(
             batch.headers,
@@ -109,8 +108,7 @@ def gro_loop(headers, meta, batch, ports, rounds, spent):
             BATCH_SIZE,
             ports,
             1,
-            batch.gro_arena,
-            batch.gro_used,
+            batch.gro_iov,
             batch.gro_flows,
         )
         spent[0] += cycles() - began

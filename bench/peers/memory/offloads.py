@@ -1,9 +1,8 @@
 """Segments cut and merged, and a rate limit: ours beside rte_gso, rte_gro and rte_meter.
 
 rte_gso leaves checksums to others; they are finished here by DPDK's own functions, as no card is there.
-rte_gro looks at no checksum and leaves the payloads where they are, in a chain of buffers; ours verifies
-all of them and brings the payloads together, so that the packet leaves in one piece. A second figure has
-DPDK verify them.
+rte_gro leaves the payloads where they are, in a chain of buffers, as ours does with a list of pieces; but it
+looks at no checksum, and ours verifies all of them. A second figure has DPDK verify them.
 """
 
 import contextlib

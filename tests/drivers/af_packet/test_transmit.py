@@ -17,6 +17,7 @@ from kernels.virtio_net import decode_vnet
 from tests.drivers.af_packet.frames import frame, gso_frame, tagged
 from tests.drivers.af_packet.packet_bursts import Plane
 from tests.kernels.batches import Batch
+from tests.kernels.merging import merged_stream
 from tests.kernels.pieces import scatter
 from tests.wires import next_frame
 
@@ -79,6 +80,16 @@ def test_sent_payloads_in_pieces_arrive_whole(veth):
     worker.transmit(batch, [4])  # a copy that is flooded uses the list once more
     assert [next_frame(pair.wire) for _ in range(len(cuts) + 1)] == [*frames, frames[4]]
     assert worker.dropped() == {}
+
+
+@pytest.mark.parametrize("size", [20, 202, 900])
+def test_merged_packets_leave_whole(veth, size):
+    pair = veth()
+    worker = pair.open()
+    merge, whole = merged_stream(size)
+    worker.transmit(merge.batch, merge.order)
+    assert next_frame(pair.wire) == whole
+    assert worker.counted(*TX) == [1, len(whole), 0]
 
 
 @pytest.mark.parametrize("size", [1500, 60000])

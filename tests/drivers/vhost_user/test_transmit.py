@@ -12,6 +12,7 @@ from tests.drivers.vhost_user.guest_memory import FILL
 from tests.drivers.vhost_user.ring_bursts import Bench
 from tests.drivers.vhost_user.test_queue import KINDS, frame_of
 from tests.kernels.batches import Batch
+from tests.kernels.merging import merged_stream
 
 MRG = 1 << f.VIRTIO_NET_F_MRG_RXBUF
 GUEST_CSUM = 1 << f.VIRTIO_NET_F_GUEST_CSUM
@@ -174,6 +175,20 @@ def test_flags_are_zero_without_guest_csum(kind, features):
     ((header, octets),) = filled(bench, offered, driver.collect())
     assert octets == frame_of(1000)
     assert header == ((1, 1, 54, 500, 34, 16, 1) if features else (0, 0, 0, 0, *header[4:6], 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [20, 202, 900])
+@pytest.mark.parametrize("room", [2048, 65562])
+def test_merged_packets_arrive_whole(kind, size, room):
+    bench = Bench()
+    driver = bench.ring(kind, 0, 256, MRG | GUEST_CSUM)
+    offered = buffers(bench, driver, [room] * (65562 // room))
+    merge, whole = merged_stream(size)
+    bench.transmit(merge.batch, merge.order)
+    ((header, octets),) = filled(bench, offered, driver.collect())
+    assert octets == whole
+    assert header[:4] == (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4, 54, size)
 
 
 @pytest.mark.parametrize("kind", KINDS)
