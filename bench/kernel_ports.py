@@ -21,7 +21,7 @@ from typing import Any
 
 from bench import results
 from bench.peers import ovs_kernel, testpmd, wire_load, wires, wires_dpu
-from bench.peers.cpu_time import TRIES_MAX, raise_priority, undisturbed, waited_seconds
+from bench.peers.cpu_time import raise_priority, undisturbed, waited_seconds
 from bench.peers.hosts import stop_on_signals
 from bench.peers.hugepages import hugepages
 
@@ -142,7 +142,7 @@ def _compare(program, contenders, octets, seconds, repeats, stolen):
     """Results of one frame size: rates, losses, and the DPU's ratios to each group of peers."""
 
     def sample(one):
-        return undisturbed(lambda: measure(program, one, octets, seconds), TRIES_MAX)
+        return undisturbed(lambda: measure(program, one, octets, seconds))
 
     taken = results.alternate({one.name: lambda one=one: sample(one) for one in contenders}, repeats)
     rates = {name: [sample.count.rate for sample in samples] for name, samples in taken.items()}

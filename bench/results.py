@@ -24,7 +24,8 @@ from bench.possible import possible
 ROOT = Path(__file__).resolve().parent.parent
 OUT = Path(os.environ.get("DPU_BENCH_OUT", ROOT / "bench" / "out"))
 CPU_SYSTEM = Path("/sys/devices/system/cpu")
-REPEATS = 7  # at least, without the dropped first one
+REPEATS = 7  # rounds of measurements that count, at least
+ROUNDS_DROPPED = 1  # before them: they compile and fill caches
 PAIRS_MIN = 5  # of a ratio, but for quick runs
 TIMES = ("ns", "us", "ms", "s")
 PACKAGES = ("numba", "numpy", "llvmlite")
@@ -95,17 +96,17 @@ def result(name, unit, values, checksum_of_output=0):
 
 
 def alternate(samples, repeats=REPEATS):
-    """Call each of `samples` in turn, `repeats` times after a dropped first round.
+    """Call each of `samples` in turn, `repeats` times after the dropped rounds.
 
     samples  name -> function without arguments that returns one figure
 
     Returns name -> [figures]: A B A B, so that the machine's drift meets all of them alike.
     """
     values = {name: [] for name in samples}
-    for round_ in range(1 + repeats):
+    for round_ in range(ROUNDS_DROPPED + repeats):
         for name, sample in samples.items():
             figure = sample()
-            if round_:
+            if round_ >= ROUNDS_DROPPED:
                 values[name].append(figure)
     return values
 

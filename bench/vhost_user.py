@@ -19,7 +19,7 @@ from typing import Any
 
 from bench import results
 from bench.peers import ovs_dpdk, testpmd, vhost_dpu
-from bench.peers.cpu_time import TRIES_MAX, raise_priority, undisturbed, waited_seconds
+from bench.peers.cpu_time import raise_priority, undisturbed, waited_seconds
 from bench.peers.hosts import stop_on_signals
 from bench.peers.hugepages import hugepages
 from bench.peers.ovs import JOINED, LOOPED, SWITCHED
@@ -76,9 +76,9 @@ def measure(contender, octets, seconds):
     return Sample(rate, 100 * stolen / 2)
 
 
-def measure_undisturbed(contender, octets, seconds, tries=TRIES_MAX):
-    """The first Sample with both cores to itself, else the best of `tries`."""
-    return undisturbed(lambda: measure(contender, octets, seconds), tries)
+def measure_undisturbed(contender, octets, seconds):
+    """The first Sample with both cores to itself, else the best of some."""
+    return undisturbed(lambda: measure(contender, octets, seconds))
 
 
 def run(

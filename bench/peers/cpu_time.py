@@ -29,13 +29,13 @@ def raise_priority(pids):
             group.write_text(str(NICE_FIRST))
 
 
-def undisturbed(measure, tries=TRIES_MAX):
-    """The first sample with both cores to itself, else the best of `tries`.
+def undisturbed(measure):
+    """The first sample with both cores to itself, else the best of TRIES_MAX.
 
     measure  function without arguments that returns a sample, with its `stolen_percent`
     """
     best = None
-    for _ in range(tries):
+    for _ in range(TRIES_MAX):
         sample = measure()
         if best is None or sample.stolen_percent < best.stolen_percent:
             best = sample

@@ -103,7 +103,6 @@ def test_the_dpu_forwards(carries, kind, socket_dir):  # noqa: F811
 @pytest.mark.package("dpdk-dev", "openvswitch-switch-dpdk")
 def test_all_of_them_are_measured(monkeypatch):
     monkeypatch.setattr(kernel_ports, "FRAME_OCTETS", (64,))
-    monkeypatch.setattr(kernel_ports, "TRIES_MAX", 1)
     monkeypatch.setattr(kernel_ports, "EASY_REPEATS", 1)
     made = {one.name: one for one in kernel_ports.run(100, repeats=1)}
     for name in ("no switch", "bridge", *kernel_ports.TESTPMD, "OVS, afxdp", *(f"DPU, {k}" for k in KINDS)):

@@ -43,7 +43,7 @@ def test_a_dropped_packet_fails_the_measurement(monkeypatch):
             return Sample(1.0, 0)
 
         monkeypatch.setattr(tcp_containers, "stream", lose_one)
-        with pytest.raises(AssertionError, match="one stream: the DPU dropped 2 packets"):
+        with pytest.raises(AssertionError, match="one stream: the DPU dropped 1 packets"):
             list(tcp_containers.measured(Variant("", peers=()), "one stream", {pairs.DPU: dpu}, 1, 1))
 
 
