@@ -5,17 +5,22 @@ In:   nothing. Not: anything of numba; the control process imports this file.
 A packet is matched as a *key* of KEY_WORDS uint64 words:
 
     word  63                                              0
-    0, 1  source address, high and low half (IPv4 in the low 32 bits of word 1)
-    2, 3  destination address
-    4     sport:16 | dport:16 | proto:8 | tcp_flags:8 | in_port:16
-    5     source MAC:48 | ethertype:16
-    6     destination MAC:48 | vlan:12 | flags:4            flags: KEY_*
-    7     out_port:16                                       PORT_NONE in the ingress stage
+    0     tcp_flags:8 | proto:8 | flags:4 | 0:12 | dport:16 | sport:16    flags: KEY_*
+    1, 2  source address, high and low half (IPv4 in the low 32 bits of word 2)
+    3, 4  destination address
+    5     source MAC:48
+    6     destination MAC:48
+    7     vlan:12 | out_port:16 | in_port:16 | ethertype:16   out_port: PORT_NONE in the ingress stage
 
-A rule is a value and a mask over those words and two port ranges. Rules lie in at most TABLES_MAX
-hash tables. A table hashes the key under its own mask; a bucket names a run of rule rows in rank
-order (rank 0 is the rule of highest priority). `prune` and `prune_class` say, for one slice of the
-key, which tables can match at all, one bit a table: their AND leaves few tables to look into.
+The fields of a packet's record (layout.py) are in the same order, and most of a key is one load of
+its second line.
+
+A rule is a value and a mask over those words. Where word L4 has the ports, the value is the first
+of a range and the spans say how many follow. Rules lie in at most TABLES_MAX hash tables. A table
+hashes the key under its own mask; a bucket names a run of rule rows in rank order (rank 0 is the
+rule of highest priority). `prune` and `prune_class` say, for one slice of the key, which tables can
+match at all, one bit a table: their AND leaves few tables to look into. A field of `prune` that
+leaves out no table, whatever its value, is not asked.
 
 Every array but `active` has two slots. `active[0]` is the version in force and `version & 1` its
 slot, so the control process writes the other slot and then moves the version.
@@ -26,12 +31,11 @@ from collections import namedtuple
 import numpy as np
 
 KEY_WORDS = 8
-SRC_HI, SRC_LO, DST_HI, DST_LO, L4, SRC_L2, DST_L2, EGRESS = range(KEY_WORDS)
-SPORT_SHIFT, DPORT_SHIFT, PROTO_SHIFT, TCP_FLAGS_SHIFT = 48, 32, 24, 16  # word L4
-MAC_SHIFT = 16  # words SRC_L2, DST_L2
-VLAN_SHIFT = 4  # word DST_L2
+L4, SRC_HI, SRC_LO, DST_HI, DST_LO, SRC_MAC, DST_MAC, L2 = range(KEY_WORDS)
+SPORT_SHIFT, DPORT_SHIFT, FLAGS_SHIFT, PROTO_SHIFT, TCP_FLAGS_SHIFT = 0, 16, 44, 48, 56  # word L4
+ETHERTYPE_SHIFT, IN_PORT_SHIFT, OUT_PORT_SHIFT, VLAN_SHIFT = 0, 16, 32, 48  # word L2
 
-# flags of word DST_L2
+# flags of word L4
 KEY_IP = 8  # IPv4 or IPv6
 KEY_IPV4 = 4
 KEY_PORTS = 2  # sport and dport are valid
@@ -49,14 +53,14 @@ HIT_SLOTS = 2 * RULES_MAX + 64  # both stages of a worker
 PRUNE_SRC, PRUNE_DST, PRUNE_SPORT, PRUNE_DPORT = range(4)
 PRUNE_FIELDS = 4
 PRUNE_ADDRESS_SHIFT = 16  # bits 16..31 of the low word for IPv4, of the high word otherwise
-PRUNE_CLASSES = 1 << 12  # proto:8 | flags:4
+PRUNE_CLASSES = 1 << 12  # proto:8 | flags:4, as they lie in word L4
 
-# A rule's row: value words, then mask words; two cache lines.
+# A rule's row: value words, then mask words; two cache lines. The ports' bits are all in the mask.
 ROW_WORDS = 2 * KEY_WORDS
-# Its extra words: port ranges (sport_lo:16 | sport_hi:16 | dport_lo:16 | dport_hi:16), then
+# Its extra words: spans of the port ranges, last less first, where word L4 has the ports; then
 # rank:32 | verdict:32. A verdict is action:1 | hit_slot:31.
 EXTRA_WORDS = 2
-EXTRA_PORTS, EXTRA_DECISION = range(EXTRA_WORDS)
+EXTRA_SPANS, EXTRA_DECISION = range(EXTRA_WORDS)
 VERDICT_ACTION_SHIFT = 31
 
 # Odd constants of the multiply-shift hash (Dietzfelbinger 1997) of a masked key: its top bits are
@@ -80,7 +84,7 @@ HEAD_DTYPE = np.dtype(
         ("rule_count", "u4"),
         ("table_count", "u4"),
         ("default_verdict", "u4"),
-        ("pad", "u4"),
+        ("prune_fields", "u4"),  # bit PRUNE_*: some value of the field leaves a table out
     ],
     align=True,
 )

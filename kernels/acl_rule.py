@@ -16,21 +16,24 @@ from kernels.acl_layout import (
     ACTION_DROP,
     DPORT_SHIFT,
     DST_HI,
-    DST_L2,
-    EGRESS,
+    DST_MAC,
+    ETHERTYPE_SHIFT,
+    FLAGS_SHIFT,
     HIT_SLOTS,
+    IN_PORT_SHIFT,
     KEY_IP,
     KEY_IPV4,
     KEY_PORTS,
     KEY_TCP,
     KEY_WORDS,
+    L2,
     L4,
-    MAC_SHIFT,
+    OUT_PORT_SHIFT,
     PROTO_SHIFT,
     RULES_MAX,
     SPORT_SHIFT,
     SRC_HI,
-    SRC_L2,
+    SRC_MAC,
     TCP_FLAGS_SHIFT,
     VLAN_SHIFT,
 )
@@ -165,7 +168,7 @@ class _Words:
     def need(self, given, bits):
         """Want key flags `bits` set where `given`."""
         mask = np.where(given, bits, 0)
-        self.put(DST_L2, 0, mask, mask)
+        self.put(L4, FLAGS_SHIFT, mask, mask)
 
 
 def encode_rules(rules):
@@ -190,17 +193,17 @@ def encode_rules(rules):
 
 def _put_layer2(words, columns):
     in_port = _integers(columns, "in_port", 0, PORTS_MAX - 1, none=-1)
-    words.put(L4, 0, in_port, np.where(in_port >= 0, 0xFFFF, 0))
+    words.put(L2, IN_PORT_SHIFT, in_port, np.where(in_port >= 0, 0xFFFF, 0))
     out_port = _integers(columns, "out_port", 0, PORTS_MAX - 1, none=-1)
-    words.put(EGRESS, 0, out_port, np.where(out_port >= 0, 0xFFFF, 0))
+    words.put(L2, OUT_PORT_SHIFT, out_port, np.where(out_port >= 0, 0xFFFF, 0))
     mac_max = (1 << 48) - 1
-    for word, name in ((SRC_L2, "src_mac"), (DST_L2, "dst_mac")):
+    for word, name in ((SRC_MAC, "src_mac"), (DST_MAC, "dst_mac")):
         value = _integers(columns, name, 0, mac_max)
-        words.put(word, MAC_SHIFT, value, _integers(columns, name + "_mask", 0, mac_max))
+        words.put(word, 0, value, _integers(columns, name + "_mask", 0, mac_max))
     vlan_mask = _integers(columns, "vlan_mask", 0, 0xFFF)
-    words.put(DST_L2, VLAN_SHIFT, _integers(columns, "vlan", 0, 0xFFF), vlan_mask)
+    words.put(L2, VLAN_SHIFT, _integers(columns, "vlan", 0, 0xFFF), vlan_mask)
     ethertype = _integers(columns, "ethertype", 0, 0xFFFF, none=-1)
-    words.put(SRC_L2, 0, ethertype, np.where(ethertype >= 0, 0xFFFF, 0))
+    words.put(L2, ETHERTYPE_SHIFT, ethertype, np.where(ethertype >= 0, 0xFFFF, 0))
 
 
 def _put_layer3(words, columns):
@@ -214,7 +217,7 @@ def _put_layer3(words, columns):
             words.put(word + half, 0, value[half], mask[half])
     # IPv6 is "IP, but not IPv4"
     flags = np.where(version == 4, KEY_IP | KEY_IPV4, np.where(version == 6, KEY_IP, 0))
-    words.put(DST_L2, 0, flags, np.where(version != 0, KEY_IP | KEY_IPV4, 0))
+    words.put(L4, FLAGS_SHIFT, flags, np.where(version != 0, KEY_IP | KEY_IPV4, 0))
     proto = _integers(columns, "proto", 0, 0xFF, none=-1)
     words.put(L4, PROTO_SHIFT, proto, np.where(proto >= 0, 0xFF, 0))
     words.need(proto >= 0, KEY_IP)

@@ -20,14 +20,15 @@ from kernels.acl_layout import (
     BUCKET_DTYPE,
     DPORT_SHIFT,
     DST_HI,
-    DST_L2,
     DST_LO,
     EXTRA_DECISION,
-    EXTRA_PORTS,
+    EXTRA_SPANS,
     EXTRA_WORDS,
+    FLAGS_SHIFT,
     HEAD_DTYPE,
     HIT_SLOTS,
     KEY_IPV4,
+    KEY_WORDS,
     L4,
     PROTO_SHIFT,
     PRUNE_ADDRESS_SHIFT,
@@ -50,6 +51,7 @@ from kernels.acl_tuples import choose_tables, hash_keys
 __all__ = ["AclRule", "AclStage", "build_stage", "inactive_slot", "publish", "write_stage"]
 
 _16_BITS = np.uint64(0xFFFF)
+_PORT_BITS = np.uint64(0xFFFF << SPORT_SHIFT | 0xFFFF << DPORT_SHIFT)
 
 
 @dataclass(slots=True)
@@ -91,13 +93,14 @@ def build_stage(rules, default_action, default_hit_slot=0):
     head["rule_count"], head["table_count"] = len(ranks), len(table_masks)
     head["default_verdict"] = default_action << VERDICT_ACTION_SHIFT | default_hit_slot
     prune, prune_class = _prune_index(values, masks, ports, table_of)
+    head["prune_fields"] = _prunes(prune, len(table_masks)) @ (1 << np.arange(PRUNE_FIELDS))
     verdicts = encoded.actions[ranks] << VERDICT_ACTION_SHIFT | encoded.hit_slots[ranks]
     extras = np.empty((len(ranks), EXTRA_WORDS), np.uint64)
-    extras[:, EXTRA_PORTS] = ports[order].astype(np.uint64) @ (
-        np.uint64(1) << np.arange(48, -1, -16, np.uint64)
-    )
+    extras[:, EXTRA_SPANS] = _port_bits(ports[order, 1::2] - ports[order, ::2])
     extras[:, EXTRA_DECISION] = order.astype(np.uint64) << np.uint64(32) | verdicts[order].astype(np.uint64)
     rows = np.concatenate([values, masks], axis=1)[order]
+    rows[:, L4] = rows[:, L4] & ~_PORT_BITS | _port_bits(ports[order, ::2])
+    rows[:, KEY_WORDS + L4] |= _PORT_BITS
     return AclStage(
         head, _used_bits(masks, ports), table_masks, tables, prune, prune_class, buckets, rows, extras
     )
@@ -123,6 +126,11 @@ def publish(acl):
     """
     acl.active[0] += np.uint64(1)
     return int(acl.active[0])
+
+
+def _port_bits(pairs):
+    """Pairs of a number a source and a destination port, int64[n, 2], as they lie in word L4."""
+    return pairs.astype(np.uint64) @ (np.uint64(1) << np.array([SPORT_SHIFT, DPORT_SHIFT], np.uint64))
 
 
 def _live_ranks(encoded):
@@ -182,7 +190,7 @@ def _prune_index(values, masks, ports, table_of):
     """prune and prune_class of acl_layout: a table's bit is set wherever one of its rules can match."""
     bits = np.uint64(1) << table_of.astype(np.uint64)
     prune = np.zeros((PRUNE_FIELDS, 1 << 16), np.uint64)
-    version_4 = masks[:, DST_L2] & values[:, DST_L2] & np.uint64(KEY_IPV4) != 0
+    version_4 = masks[:, L4] & values[:, L4] & np.uint64(KEY_IPV4 << FLAGS_SHIFT) != 0
     for field, high, low in ((PRUNE_SRC, SRC_HI, SRC_LO), (PRUNE_DST, DST_HI, DST_LO)):
         value, mask = (
             (np.where(version_4, words[:, low], words[:, high]) >> np.uint64(PRUNE_ADDRESS_SHIFT) & _16_BITS)
@@ -196,6 +204,12 @@ def _prune_index(values, masks, ports, table_of):
     prune[PRUNE_SPORT] = _tables_by_range(ports[:, 0], ports[:, 1], bits)
     prune[PRUNE_DPORT] = _tables_by_range(ports[:, 2], ports[:, 3], bits)
     return prune, _tables_by_class(values, masks, bits)
+
+
+def _prunes(prune, table_count):
+    """Whether each field of `prune` leaves any table out for any value, bool[PRUNE_FIELDS]."""
+    everything = np.uint64((1 << table_count) - 1)
+    return (prune != everything).any(axis=1)
 
 
 def _tables_by_range(first, last, bits):
@@ -229,7 +243,10 @@ def _tables_by_class(values, masks, bits):
         values[:, L4] >> proto_shift & np.uint64(0xFF),
         any_proto,
     ).astype(np.int64)
-    flags, flag_mask = ((words[:, DST_L2] & np.uint64(0xF)).astype(np.int64) for words in (values, masks))
+    flags, flag_mask = (
+        (words[:, L4] >> np.uint64(FLAGS_SHIFT) & np.uint64(0xF)).astype(np.int64)
+        for words in (values, masks)
+    )
     collected = np.zeros((16, 16, any_proto + 1), np.uint64)
     np.bitwise_or.at(collected, (flag_mask, flags, proto), bits)
     result = np.zeros((256, 16), np.uint64)

@@ -17,15 +17,16 @@ import numpy as np
 
 from kernels.acl_layout import (
     DST_HI,
-    DST_L2,
     DST_LO,
-    EGRESS,
+    DST_MAC,
+    FLAGS_SHIFT,
     KEY_WORDS,
+    L2,
     L4,
     MULTIPLIERS,
     SRC_HI,
-    SRC_L2,
     SRC_LO,
+    SRC_MAC,
     TABLES_MAX,
 )
 
@@ -33,18 +34,18 @@ LINEAR_RULES = 8  # so few are one run: comparing them all costs less than a sec
 # (tables made so far, rules a bucket may hold): short runs first, whatever is left last
 BUCKET_LIMITS = ((0, 4), (24, 8), (40, 32), (52, 256), (60, 1 << 30))
 SAMPLE_BITS = 15  # buckets used to estimate how full a table gets
-_IN_PORT_BITS = np.uint64(0xFFFF)
+_FLAG_BITS = np.uint64(0xF << FLAGS_SHIFT)
 _FIELD_GROUPS = (
     ((SRC_HI, ~np.uint64(0)), (SRC_LO, ~np.uint64(0))),
     ((DST_HI, ~np.uint64(0)), (DST_LO, ~np.uint64(0))),
-    ((L4, ~_IN_PORT_BITS),),
-    ((L4, _IN_PORT_BITS), (SRC_L2, ~np.uint64(0)), (DST_L2, ~np.uint64(0)), (EGRESS, ~np.uint64(0))),
+    ((L4, ~_FLAG_BITS),),
+    ((L4, _FLAG_BITS), (SRC_MAC, ~np.uint64(0)), (DST_MAC, ~np.uint64(0)), (L2, ~np.uint64(0))),
 )
 _CANDIDATES_A_RELAXATION = 48  # masks tried of each way to relax, the most frequent ones
 
 
 def hash_keys(keys, mask):
-    """Multiply-shift hash of `keys & mask`, uint64[n]; the kernels' own, see acl_match.hash_key."""
+    """Multiply-shift hash of `keys & mask`, uint64[n]; the kernels' own, see key_words.hash_words."""
     result = np.zeros(len(keys), np.uint64)
     for word in np.flatnonzero(mask):
         result += (keys[:, word] & mask[word]) * MULTIPLIERS[word]

@@ -12,21 +12,21 @@ from kernels.acl_layout import (
     ACTION_DROP,
     DPORT_SHIFT,
     DST_HI,
-    DST_L2,
     DST_LO,
-    EGRESS,
+    DST_MAC,
+    ETHERTYPE_SHIFT,
+    FLAGS_SHIFT,
+    IN_PORT_SHIFT,
     KEY_IP,
     KEY_IPV4,
     KEY_PORTS,
     KEY_TCP,
-    L4,
-    MAC_SHIFT,
-    MULTIPLIERS,
+    OUT_PORT_SHIFT,
     PROTO_SHIFT,
     SPORT_SHIFT,
     SRC_HI,
-    SRC_L2,
     SRC_LO,
+    SRC_MAC,
     TCP_FLAGS_SHIFT,
     VERDICT_ACTION_SHIFT,
     VLAN_SHIFT,
@@ -34,8 +34,10 @@ from kernels.acl_layout import (
 from kernels.acl_match import DECISION_NONE, find_verdicts, search_run
 from kernels.drops import Drop
 from kernels.jit import helper, kernel
+from kernels.key_words import KEY_BYTES, put_key, same_key
 from kernels.layout import (
     BATCH_SIZE,
+    META_DTYPE,
     PARSED_IPV4,
     PARSED_IPV6,
     PARSED_PORTS,
@@ -43,11 +45,8 @@ from kernels.layout import (
     VERDICT_DROP,
     VERDICT_PASS,
 )
-from kernels.memory import address_of, load_acquire, prefetch
-from kernels.repeat import same_flow
+from kernels.memory import address_of, load_acquire, load_u64
 from kernels.verdict_cache import (
-    CACHE_SHIFT,
-    SET_WORDS,
     cache_follow,
     cache_insert,
     cache_lookup,
@@ -57,9 +56,28 @@ CACHE_RULES_MIN = 4  # fewer rules are compared one by one: as fast for known fl
 _DROP_INGRESS = int(Drop.ACL_INGRESS)
 _DROP_EGRESS = int(Drop.ACL_EGRESS)
 _PROTO_TCP = 6
+_1 = np.uint64(1)
 _32_BITS = np.uint64(0xFFFFFFFF)
 _SLOT_MASK = np.uint32((1 << VERDICT_ACTION_SHIFT) - 1)
-_SET_BYTES = np.uint64(8 * SET_WORDS)
+
+_RECORD_BYTES = np.uint64(META_DTYPE.itemsize)
+_FIELD_AT = {name: offset for name, (_, offset) in META_DTYPE.fields.items()}
+_PORTS_AT, _ETHERTYPE_AT = np.uint64(_FIELD_AT["src_port"]), np.uint64(_FIELD_AT["ethertype"])
+_PARSED_BITS = np.uint64(0xFFFF << 8 * (_FIELD_AT["parsed"] - _FIELD_AT["src_port"]))
+_ETHERTYPE_AND_VLAN = np.uint64(0xFFFF << ETHERTYPE_SHIFT | 0xFFF << VLAN_SHIFT)
+_LINE_AT = np.uint64(_FIELD_AT["src_hi"] - 8 * SRC_HI)
+for _name, _at in (
+    ("dst_port", int(_PORTS_AT) + (DPORT_SHIFT - SPORT_SHIFT) // 8),
+    ("ip_proto", int(_PORTS_AT) + PROTO_SHIFT // 8),
+    ("tcp_flags", int(_PORTS_AT) + TCP_FLAGS_SHIFT // 8),
+    ("vlan", int(_ETHERTYPE_AT) + (VLAN_SHIFT - ETHERTYPE_SHIFT) // 8),
+    ("src_lo", int(_LINE_AT) + 8 * SRC_LO),
+    ("dst_hi", int(_LINE_AT) + 8 * DST_HI),
+    ("dst_lo", int(_LINE_AT) + 8 * DST_LO),
+    ("src_mac", int(_LINE_AT) + 8 * SRC_MAC),
+    ("dst_mac", int(_LINE_AT) + 8 * DST_MAC),
+):
+    assert _FIELD_AT[_name] == _at, _name
 
 
 @helper
@@ -80,39 +98,21 @@ def key_flags(rec):
 
 
 @helper
-def put_word(keys, row, word, value, used):
-    """Store the used bits of one key word; returns its share of the key's hash."""
-    kept = value & used[word]
-    keys[row, word] = kept
-    return kept * MULTIPLIERS[word]
+def make_key(key, record, rec, out_port, used):
+    """Make the key of the packet `rec` that leaves at `out_port`, less the bits no rule uses.
 
+    key, record, used  addresses: of the key, of `rec`, of the bits that rules use
 
-@helper
-def make_key(keys, row, rec, out_port, used):
-    """Make key `row` of the packet `rec` that leaves at `out_port`, less the bits no rule uses.
-
-    Returns its hash: acl_match.hash_key under a full mask, out of registers.
+    Returns its hash: key_words.hash_words under a full mask.
     """
-    l4 = (
-        (np.uint64(rec["src_port"]) << np.uint64(SPORT_SHIFT))
-        | (np.uint64(rec["dst_port"]) << np.uint64(DPORT_SHIFT))
-        | (np.uint64(rec["ip_proto"]) << np.uint64(PROTO_SHIFT))
-        | (np.uint64(rec["tcp_flags"]) << np.uint64(TCP_FLAGS_SHIFT))
-        | np.uint64(rec["in_port"])
+    # The record has most fields together as the key has them, see the assertions above.
+    l4 = load_u64(record + _PORTS_AT) & ~_PARSED_BITS | (key_flags(rec) << np.uint64(FLAGS_SHIFT))
+    l2 = (
+        load_u64(record + _ETHERTYPE_AT) & _ETHERTYPE_AND_VLAN
+        | (np.uint64(rec["in_port"]) << np.uint64(IN_PORT_SHIFT))
+        | (np.uint64(out_port) << np.uint64(OUT_PORT_SHIFT))
     )
-    src_l2 = (np.uint64(rec["src_mac"]) << np.uint64(MAC_SHIFT)) | np.uint64(rec["ethertype"])
-    vlan = (np.uint64(rec["vlan"]) & np.uint64(0xFFF)) << np.uint64(VLAN_SHIFT)
-    dst_l2 = (np.uint64(rec["dst_mac"]) << np.uint64(MAC_SHIFT)) | vlan | key_flags(rec)
-    return (
-        put_word(keys, row, SRC_HI, rec["src_hi"], used)
-        + put_word(keys, row, SRC_LO, rec["src_lo"], used)
-        + put_word(keys, row, DST_HI, rec["dst_hi"], used)
-        + put_word(keys, row, DST_LO, rec["dst_lo"], used)
-        + put_word(keys, row, L4, l4, used)
-        + put_word(keys, row, SRC_L2, src_l2, used)
-        + put_word(keys, row, DST_L2, dst_l2, used)
-        + put_word(keys, row, EGRESS, np.uint64(out_port), used)
-    )
+    return put_key(key, record + _LINE_AT, l4, l2, used)
 
 
 @helper
@@ -147,6 +147,35 @@ def count_hits(hits, verdict, packets, octets):
     hits[slot, 1] += np.uint64(octets)
 
 
+@helper
+def make_rows(meta, start, end, used, cache):
+    """Make the keys of the packets `start` to `end` that pass, one for those in a row that have the same.
+
+    used  address of the bits that rules use
+
+    Returns how many; batch_rows has each packet's.
+    """
+    records, first_key = address_of(meta), address_of(cache.batch_keys)
+    hashes, packet_rows = cache.batch_hashes, cache.batch_rows
+    rows = np.uint64(0)
+    before = start - 2
+    for packet in range(start, end):
+        rec = meta[packet]
+        if rec["verdict"] != VERDICT_PASS:
+            continue
+        if rec["repeats"] == 0 or before != packet - 1:
+            key = first_key + rows * KEY_BYTES
+            record = records + np.uint64(packet) * _RECORD_BYTES
+            key_hash = make_key(key, record, rec, PORT_NONE, used)
+            # the hash first: it is in a register, and where the next key goes then waits for no memory
+            if rows == 0 or key_hash != hashes[rows - _1] or not same_key(key, key - KEY_BYTES):
+                hashes[rows] = key_hash
+                rows += _1
+        packet_rows[packet - start] = np.uint16(rows - _1)
+        before = packet
+    return rows
+
+
 @kernel
 def filter_ingress(headers, meta, count, acl, cache, hits, drops):
     """Drop the packets that the ingress stage denies.
@@ -167,25 +196,13 @@ def filter_ingress(headers, meta, count, acl, cache, hits, drops):
     if head["rule_count"] == 0:
         return _default_ingress(meta, count, np.uint32(head["default_verdict"]), hits, drops)
     cache_follow(cache, version)
-    used, keys, hashes, sets = acl.used[slot], cache.batch_keys, cache.batch_hashes, address_of(cache.sets)
     packet_rows, verdicts = cache.batch_rows, cache.batch_verdicts
-    records = address_of(meta)
     passed = 0
     denied = 0
     start = 0
     while start < count:
         end = min(count, start + BATCH_SIZE)
-        rows = 0
-        before = start
-        for packet in range(start, end):
-            rec = meta[packet]
-            if rec["verdict"] == VERDICT_PASS:
-                if rows == 0 or not same_flow(records, packet, before):
-                    hashes[rows] = make_key(keys, np.uint64(rows), rec, PORT_NONE, used)
-                    prefetch(sets + (hashes[rows] >> CACHE_SHIFT) * _SET_BYTES)
-                    rows += 1
-                packet_rows[packet - start] = np.uint16(rows - 1)
-                before = packet
+        rows = make_rows(meta, start, end, address_of(acl.used[slot]), cache)
         decide(acl, slot, cache, rows)
         row, packets, octets = 0, 0, np.uint64(0)
         for packet in range(start, end):
@@ -247,24 +264,24 @@ def filter_egress(meta, out_packet, out_port, count, acl, cache, hits, drops):
     if head["rule_count"] == 0:
         return _default_egress(meta, out_packet, count, np.uint32(head["default_verdict"]), hits, drops)
     cache_follow(cache, version)
-    used, keys, hashes, sets = acl.used[slot], cache.batch_keys, cache.batch_hashes, address_of(cache.sets)
-    verdicts = cache.batch_verdicts
+    hashes, verdicts = cache.batch_hashes, cache.batch_verdicts
+    records, used, keys = address_of(meta), address_of(acl.used[slot]), address_of(cache.batch_keys)
     kept = 0
     start = 0
     while start < count:
-        rows = min(count - start, BATCH_SIZE)
-        for row in range(rows):
-            rec = meta[np.int64(out_packet[start + row])]
-            hashes[row] = make_key(keys, np.uint64(row), rec, out_port[start + row], used)
-            prefetch(sets + (hashes[row] >> CACHE_SHIFT) * _SET_BYTES)
-        decide(acl, slot, cache, rows)
-        for row in range(rows):
+        copies = min(count - start, BATCH_SIZE)
+        for row in range(copies):
+            packet, port = np.int64(out_packet[start + row]), out_port[start + row]
+            key, record = keys + np.uint64(row) * KEY_BYTES, records + np.uint64(packet) * _RECORD_BYTES
+            hashes[row] = make_key(key, record, meta[packet], port, used)
+        decide(acl, slot, cache, np.uint64(copies))
+        for row in range(copies):
             packet, port = out_packet[start + row], out_port[start + row]
             count_hits(hits, verdicts[row], 1, meta[np.int64(packet)]["frame_len"])
             if not denies(verdicts[row]):
                 out_packet[kept], out_port[kept] = packet, port
                 kept += 1
-        start += rows
+        start += copies
     drops[_DROP_EGRESS] += np.uint64(count - kept)
     return kept
 

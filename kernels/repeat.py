@@ -17,7 +17,7 @@ import numpy as np
 from kernels.ethernet import ETHERNET_HEADER_BYTES, ETHERTYPE_IPV4
 from kernels.jit import helper
 from kernels.layout import META_DTYPE, PARSED_IPV4, PARSED_PORTS
-from kernels.memory import copy_memory, load_u32, load_u64
+from kernels.memory import copy_memory, load_u64
 from kernels.transport import PROTO_TCP, PROTO_UDP
 from kernels.tunnel import announces_tunnel
 
@@ -29,8 +29,6 @@ _OFFLOAD_AT = np.uint64(META_DTYPE.fields["csum_start"][1])  # csum_offset to gs
 PARSED_BEGIN = META_DTYPE.fields["ethertype"][1]  # octets; all that the parser writes, and the verdict
 PARSED_END = META_DTYPE.fields["payload_iov"][1]
 _PARSED_AT = np.uint64(PARSED_BEGIN)
-_REPEATS_AT = np.uint64(META_DTYPE.fields["repeats"][1])
-_0 = np.uint64(0)
 _PARSED_BYTES = np.uint64(PARSED_END - PARSED_BEGIN)
 assert META_DTYPE.fields["in_port"][1] < int(_PLACE_AT) + 8
 assert META_DTYPE.fields["gso_type"][1] < int(_OFFLOAD_AT) + 8
@@ -84,23 +82,6 @@ def repeats(rows, row_bytes, records, meta, packet, before):
     mask_4, mask_5 = (WORD_4_TCP, WORD_5_TCP) if tcp else (WORD_4_UDP, WORD_5_UDP)
     differing |= (load_u64(a + _WORD_4_AT) ^ load_u64(b + _WORD_4_AT)) & mask_4
     differing |= (load_u64(a + _WORD_5_AT) ^ load_u64(b + _WORD_5_AT)) & mask_5
-    return differing == 0
-
-
-@helper
-def same_flow(records, packet, before):
-    """Whether two packets that were parsed surely have the same placement, port and parsed fields.
-
-    Packets that are not plain too. The fields lie together, so they are compared as words; `repeats` is one
-    of them, so two of a run that lost the packet between them may count as two flows.
-    """
-    if load_u32(records + np.uint64(packet) * _RECORD_BYTES + _REPEATS_AT) != _0 and packet == before + 1:
-        return True
-    a = records + np.uint64(packet) * _RECORD_BYTES
-    b = records + np.uint64(before) * _RECORD_BYTES
-    differing = load_u64(a + _PLACE_AT) ^ load_u64(b + _PLACE_AT)
-    for at in range(PARSED_BEGIN, PARSED_END, 8):
-        differing |= load_u64(a + np.uint64(at)) ^ load_u64(b + np.uint64(at))
     return differing == 0
 
 

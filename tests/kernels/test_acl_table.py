@@ -11,10 +11,19 @@ from kernels.acl_layout import (
     ACL_LAYOUT,
     ACTION_ALLOW,
     ACTION_DROP,
+    DPORT_SHIFT,
     EXTRA_DECISION,
+    EXTRA_SPANS,
     HIT_SLOTS,
     KEY_WORDS,
+    L4,
+    PRUNE_DPORT,
+    PRUNE_DST,
+    PRUNE_FIELDS,
+    PRUNE_SPORT,
+    PRUNE_SRC,
     RULES_MAX,
+    SPORT_SHIFT,
     TABLES_MAX,
     new_acl,
 )
@@ -187,3 +196,38 @@ def test_ten_thousand_rules_build_quickly():
         build_stage(rules, ACTION_ALLOW)
         best = min(best, time.thread_time() - start)
     assert best < 0.3
+
+
+def test_rows_and_spans_say_which_ports_a_rule_takes():
+    rules = [
+        AclRule(2, ACTION_DROP, 1, sport=(0, 65535), dport=(80, 90)),
+        AclRule(1, ACTION_DROP, 2, sport=(65535, 65535)),
+        AclRule(0, ACTION_DROP, 3, proto=6),
+    ]
+    stage = build_stage(rules, ACTION_ALLOW)
+    for row, (_, _, slot) in zip(range(3), decisions(stage), strict=True):
+        rule, spans = rules[slot - 1], int(stage.extras[row, EXTRA_SPANS])
+        assert spans >> 32 == 0
+        for ports, shift in ((rule.sport, SPORT_SHIFT), (rule.dport, DPORT_SHIFT)):
+            first, last = ports or (0, 65535)
+            assert int(stage.rows[row, L4]) >> shift & 0xFFFF == first
+            assert int(stage.rows[row, KEY_WORDS + L4]) >> shift & 0xFFFF == 0xFFFF
+            assert spans >> shift & 0xFFFF == last - first
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked"),
+    [
+        (dict(proto=6), ()),
+        (dict(ip_version=4, src=0x0A000001, src_mask=0xFFFFFFFF), (PRUNE_SRC,)),
+        (dict(ip_version=4, src=0x0A000001, src_mask=0x0000FFFF), ()),  # pruned by the other half
+        (dict(ip_version=6, dst=1 << 80, dst_mask=0xFFFF << 80), (PRUNE_DST,)),
+        (dict(sport=(0, 65534), dport=(0, 65535)), (PRUNE_SPORT,)),
+        (dict(sport=(7, 7), dport=(1, 65535)), (PRUNE_SPORT, PRUNE_DPORT)),
+    ],
+)
+def test_only_fields_that_leave_a_table_out_are_asked(fields, asked):
+    stage = build_stage([AclRule(0, ACTION_DROP, 1, **fields)], ACTION_ALLOW)
+    assert stage.head["prune_fields"][0] == sum(1 << field for field in asked)
+    for field in range(PRUNE_FIELDS):
+        assert (stage.prune[field] == 1).all() == (field not in asked)

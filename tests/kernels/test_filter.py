@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kernels.acl_layout import ACTION_ALLOW, ACTION_DROP
+from kernels.acl_match import PAIRS_A_RUN
 from kernels.acl_table import AclRule, build_stage, inactive_slot, write_stage
 from kernels.drops import Drop
 from kernels.filter import CACHE_RULES_MIN
@@ -19,6 +20,7 @@ from kernels.layout import (
     VERDICT_MERGED,
     VERDICT_PASS,
 )
+from kernels.verdict_cache import STATE_MISSES
 from tests.kernels.acl_rules import (
     MAPPED,
     TCP,
@@ -217,3 +219,57 @@ def test_more_copies_than_a_batch():
     stage = Stage(rules)
     for _ in range(2):
         stage.egress(meta, copies)
+
+
+def test_keys_in_a_row_that_are_the_same_but_for_unused_bits_count_each_packet():
+    """And keys that differ in the highest or lowest bit of a field that is used are two."""
+    rules = [drop(dport=(p, p)) for p in (1, 0x8001, 0x8000, 80)]
+    ports = (80, 80, 1, 0x8001, 0x8000, 0x8000, 0, 80)
+    meta = np.concatenate([packet(dst_port=port, src_port=i) for i, port in enumerate(ports)])
+    meta["verdict"][1] = VERDICT_MERGED
+    stage = Stage(rules)
+    stage.ingress(meta)
+    assert stage.cache.state[STATE_MISSES] == 6
+
+
+def test_packets_that_repeat_the_one_before_share_its_key():
+    meta = np.concatenate([packet(dst_port=port) for port in (80, 80, 80, 80, 81, 81)])
+    meta["repeats"] = [0, 1, 1, 1, 0, 1]
+    meta["verdict"][1] = VERDICT_MERGED
+    stage = Stage([drop(dport=(p, p)) for p in (81, 82, 83, 84)])
+    assert stage.ingress(meta) == 3
+    assert stage.cache.state[STATE_MISSES] == 2
+
+
+def test_a_batch_in_which_every_key_has_a_full_list_of_rules():
+    """Four rules in each bucket, of which the last one decides, or none."""
+    rules = [
+        AclRule(0, ACTION_DROP, 2 + i, ip_version=4, dst=i // PAIRS_A_RUN, dst_mask=0xFFFFFFFF)
+        for i in range(BATCH_SIZE * PAIRS_A_RUN)
+    ]
+    for i, rule in enumerate(rules):
+        rule.sport = (i % PAIRS_A_RUN, 0x8000 + i % PAIRS_A_RUN)  # no bit in common
+    stage = Stage(rules)
+    runs = stage.acl.buckets[int(stage.acl.active[0]) & 1]["row_count"]
+    assert set(runs[runs != 0].tolist()) <= {PAIRS_A_RUN, 2 * PAIRS_A_RUN}
+    assert np.count_nonzero(runs == PAIRS_A_RUN) > BATCH_SIZE // 2
+    for port, passed in ((0x8003, 0), (0x8004, BATCH_SIZE), (3, 0), (0, 0)):
+        meta = np.concatenate([packet(dst_lo=MAPPED | i, src_port=port) for i in range(BATCH_SIZE)])
+        assert stage.ingress(meta) == passed
+
+
+@pytest.mark.parametrize("length", [1, 2, PAIRS_A_RUN, PAIRS_A_RUN + 1, 8, 40])
+def test_runs_of_every_length_are_searched_in_rank_order(length):
+    """Rules for one host that no table can tell apart: lists, and runs too long for them."""
+    rules = [
+        AclRule(0, i & 1, 2 + i, ip_version=4, dst=1, dst_mask=0xFFFFFFFF, sport=(i, 0x8000 + i))
+        for i in range(length)
+    ]
+    rules += [
+        AclRule(-1, ACTION_DROP, 100 + i, ip_version=4, dst=2 + i, dst_mask=0xFFFFFFFF) for i in range(20)
+    ]
+    ports = (0, 1, length, 0x7FFF, 0x8000, 0x8000 + length - 1, 0x8000 + length, 0xFFFF)
+    meta = np.concatenate(
+        [packet(dst_lo=MAPPED | dst, src_port=port) for port in ports for dst in (1, 2, 99)]
+    )
+    Stage(rules).ingress(meta)

@@ -4,14 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet import TCP, UDP, IPOption_NOP
 from scapy.layers.l2 import Dot1Q
 
 from kernels.drops import DROP_REASON_COUNT
-from kernels.layout import META_DTYPE
 from kernels.parse import parse
-from kernels.repeat import RUN_TRIES, same_flow
+from kernels.repeat import RUN_TRIES
 from tests.kernels.batches import Batch
 from tests.kernels.parse_check import check
 from tests.kernels.parse_frames import ETH, IP4, IP6, LAYER4, TCP0, UDP0
@@ -121,17 +119,6 @@ def test_any_batch_is_parsed_as_the_model_parses_it(name, changes):
                 frame[at] = octet
         frames.append(bytes(frame))
     check(frames)
-
-
-def test_the_same_flow_with_and_without_a_repeat():
-    frames = [PLAIN["udp"], PLAIN["udp"], bytes(ETH / IP6() / TCP0), bytes(ETH / IPv6() / TCP0), PLAIN["udp"]]
-    frames += [bytes(ETH / IP6() / TCP0)] * 2 + [bytes(ETH / IP(dst="192.0.2.9") / UDP0)]
-    batch = Batch(frames)
-    parse(batch.headers, batch.meta, len(frames), np.zeros(DROP_REASON_COUNT, np.uint64))
-    assert batch.meta.dtype == META_DTYPE
-    records = np.uint64(batch.meta.ctypes.data)
-    alike = [bool(same_flow(records, i, i - 1)) for i in range(1, len(frames))]
-    assert alike == [True, False, False, False, False, True, False]
 
 
 def test_interleaved_flows_are_not_compared_for_long():

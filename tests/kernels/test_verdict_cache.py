@@ -17,9 +17,12 @@ from kernels.verdict_cache import (
     CACHE_SETS,
     CACHE_WAYS,
     GENERATION_BITS,
+    PASS_BATCHES,
+    PASS_SHARE,
     STATE_GENERATION,
     STATE_HITS,
     STATE_MISSES,
+    STATE_PASSING,
 )
 from tests.kernels.acl_rules import (
     MAPPED,
@@ -34,10 +37,10 @@ def test_cache_answers_packets_that_differ_in_unused_bits_only():
     meta = np.concatenate([packet(src_port=p, tcp_flags=p & 63, src_lo=MAPPED | p) for p in range(40)])
     stage.ingress(meta)
     state = stage.cache.state
-    assert (int(state[STATE_HITS]), int(state[STATE_MISSES])) == (0, 40)  # one batch, looked up at once
+    assert (int(state[STATE_HITS]), int(state[STATE_MISSES])) == (0, 1)  # in a row, so one key
     assert np.count_nonzero(stage.cache.sets) == 2  # but one entry: its tag and its verdict
     stage.ingress(packet(src_port=9999))
-    assert (int(state[STATE_HITS]), int(state[STATE_MISSES])) == (1, 40)
+    assert (int(state[STATE_HITS]), int(state[STATE_MISSES])) == (1, 1)
 
 
 def _flows(first, count):
@@ -62,6 +65,42 @@ def test_of_flows_that_come_once_few_are_remembered():
         stage.ingress(_flows(1000 + batch * BATCH_SIZE, BATCH_SIZE))
     assert stage.cache.state[STATE_MISSES] == batches * BATCH_SIZE
     assert np.count_nonzero(stage.cache.sets) == 2 * batches * BATCH_SIZE // ADMIT_ONE_IN  # tag and verdict
+
+
+def test_batches_go_past_after_one_of_new_flows():
+    rules = [AclRule(0, p & 1, 2 + p, sport=(1000 + p, 1000 + p)) for p in range(16)]
+    stage = Stage(rules)
+    state, known = stage.cache.state, _flows(1000, ADMIT_ALL_MAX)
+    stage.ingress(known.copy())
+    stage.ingress(_flows(2000, BATCH_SIZE))
+    assert state[STATE_HITS] == 0
+    for _ in range(PASS_BATCHES):
+        stage.ingress(known.copy())  # right all the same
+        assert state[STATE_HITS] == 0
+    stage.ingress(known.copy())
+    assert state[STATE_HITS] == ADMIT_ALL_MAX
+
+
+def test_a_batch_with_some_known_flows_lets_none_go_past():
+    stage = Stage([drop(sport=(p, p)) for p in range(10)])
+    known = BATCH_SIZE // PASS_SHARE
+    assert known <= ADMIT_ALL_MAX
+    stage.ingress(_flows(1000, known))
+    for count in (known, known - 1):
+        before = int(stage.cache.state[STATE_HITS])
+        stage.ingress(np.concatenate([_flows(1000, count), _flows(3000 - 100 * count, BATCH_SIZE - count)]))
+        assert stage.cache.state[STATE_HITS] == before + count
+        assert stage.cache.state[STATE_PASSING] == (PASS_BATCHES if count < known else 0)
+
+
+def test_new_rules_are_looked_up_at_once():
+    stage = Stage([drop(sport=(p, p)) for p in range(10)])
+    stage.ingress(_flows(1000, BATCH_SIZE))
+    assert stage.cache.state[STATE_PASSING] == PASS_BATCHES
+    stage.set(stage.rules[1:])
+    stage.ingress(packet())
+    stage.ingress(packet())
+    assert stage.cache.state[STATE_HITS] == 1
 
 
 def test_a_few_misses_are_all_remembered():
