@@ -25,39 +25,47 @@ from kernels.layout import (
     PORT_TX_TSO4,
     PORT_TX_TSO6,
     PORT_TX_USO,
+    ROW_BYTES,
     VERDICT_PASS,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
 )
-from kernels.memory import address_of, load_u8, load_u64
+from kernels.memory import address_of
 from kernels.payload import IPPROTO_TCP, l4_payload_len
 from kernels.segment import (
+    IPV4_CHECKSUM_OFFSET,
     IPV4_ID_OFFSET,
+    IPV4_LENGTH_OFFSET,
     IPV6_LENGTH_OFFSET,
     TCP_CHECKSUM_OFFSET,
     TCP_FIN,
     TCP_FLAGS_OFFSET,
     TCP_PSH,
+    TCP_SEQUENCE_OFFSET,
     UDP_CHECKSUM_OFFSET,
     UDP_LENGTH_OFFSET,
 )
+from kernels.wide_compare import COMPARED_BYTES, differing_octets
 from kernels.wire import be16, be32
 
 IPV4_PLAIN = 0x45  # version 4, no options, RFC 791 3.1
 IPV4_FRAGMENT_OFFSET = 6  # octets: flags and fragment offset
 IPV4_DF = 0x4000
-IPV4_SOURCE_OFFSET = 12  # both addresses
-IPV6_NEXT_HEADER_OFFSET = 6  # octets, RFC 8200 3; next header, hop limit, both addresses
-TCP_ACK_OFFSET = 8  # octets, RFC 9293 3.1
-TCP_URGENT_OFFSET = 18  # urgent pointer, options behind it
 TCP_ACK = 0x10
 TCP_ECE = 0x40
 _TCP_MERGEABLE = TCP_ACK | TCP_PSH | TCP_FIN | TCP_ECE
-_TCP_SAME = 0xFFFF ^ (TCP_PSH | TCP_FIN)  # of the word of data offset and flags
+_TCP_FLAGS_SAME = 0xFF ^ (TCP_PSH | TCP_FIN)
 ID_UNRELATED = -1
 
+# Octets that packets of one run have of their own, bit k for octet k of the header
+_IPV4_OWN = np.uint64(0b11 << IPV4_LENGTH_OFFSET | 0b11 << IPV4_ID_OFFSET | 0b11 << IPV4_CHECKSUM_OFFSET)
+_IPV6_OWN = np.uint64(0b11 << IPV6_LENGTH_OFFSET)
+_TCP_OWN = np.uint64(
+    0b1111 << TCP_SEQUENCE_OFFSET | 0b1 << (TCP_FLAGS_OFFSET + 1) | 0b11 << TCP_CHECKSUM_OFFSET
+)
+_UDP_OWN = np.uint64(0b11 << UDP_LENGTH_OFFSET | 0b11 << UDP_CHECKSUM_OFFSET)
 _0 = np.uint64(0)
 _1 = np.uint64(1)
-_8 = np.uint64(8)
+_64 = np.uint64(COMPARED_BYTES)
 
 
 @helper
@@ -131,24 +139,6 @@ def same_flow(a, b):
 
 
 @helper
-def equal_octets(addr_a, addr_b, size):
-    """Whether `size` octets at two addresses are equal."""
-    at = _0
-    end = np.uint64(size)
-    a = np.uint64(addr_a)
-    b = np.uint64(addr_b)
-    while at + _8 <= end:
-        if load_u64(a + at) != load_u64(b + at):
-            return False
-        at += _8
-    while at < end:
-        if load_u8(a + at) != load_u8(b + at):
-            return False
-        at += _1
-    return True
-
-
-@helper
 def same_headers(headers, meta, head, i):
     """Whether all header octets are equal that segmentation would copy from `head` into `i`.
 
@@ -163,40 +153,30 @@ def same_headers(headers, meta, head, i):
         return False
     if a["l5_offset"] != b["l5_offset"]:
         return False
-    l2 = np.int64(a["l2_offset"])
-    l3 = np.int64(a["l3_offset"])
-    l4 = np.int64(a["l4_offset"])
-    row_a = address_of(headers[head])
-    row_b = address_of(headers[i])
-    # MACs, tags, ethertype, and of IP: version, header length, TOS
-    if not _equal_rows(row_a, row_b, l2, l3 - l2 + 2):
+    l2 = np.uint64(a["l2_offset"])
+    l3_at = np.uint64(a["l3_offset"]) - l2
+    l4_at = np.uint64(a["l4_offset"]) - l2
+    size = np.uint64(a["l5_offset"]) - l2
+    # Never with the headers that may be merged; a record may say otherwise.
+    if l4_at >= _64 or size >= _64 + _64 or l2 + _64 + _64 > np.uint64(ROW_BYTES):
         return False
-    if np.int64(a["parsed"]) & PARSED_IPV4:
-        same = _equal_rows(row_a, row_b, l3 + IPV4_FRAGMENT_OFFSET, 4)
-        same = same and _equal_rows(row_a, row_b, l3 + IPV4_SOURCE_OFFSET, l4 - l3 - IPV4_SOURCE_OFFSET)
-    else:
-        # flow label; then next header, hop limit and addresses
-        same = _equal_rows(row_a, row_b, l3 + 2, IPV6_LENGTH_OFFSET - 2)
-        same = same and _equal_rows(
-            row_a, row_b, l3 + IPV6_NEXT_HEADER_OFFSET, l4 - l3 - IPV6_NEXT_HEADER_OFFSET
-        )
-    if not same or a["ip_proto"] != IPPROTO_TCP:
-        return same and _equal_rows(row_a, row_b, l4, UDP_LENGTH_OFFSET)
-    flags_a = np.int64(be16(headers[head], l4 + TCP_FLAGS_OFFSET))
-    flags_b = np.int64(be16(headers[i], l4 + TCP_FLAGS_OFFSET))
-    options_bytes = np.int64(a["l5_offset"]) - l4 - TCP_URGENT_OFFSET
-    return (
-        (flags_a ^ flags_b) & _TCP_SAME == 0
-        and _equal_rows(row_a, row_b, l4, 4)
-        and _equal_rows(row_a, row_b, l4 + TCP_ACK_OFFSET, 4)
-        and be16(headers[head], l4 + TCP_FLAGS_OFFSET + 2) == be16(headers[i], l4 + TCP_FLAGS_OFFSET + 2)
-        and _equal_rows(row_a, row_b, l4 + TCP_URGENT_OFFSET, options_bytes)
-    )
-
-
-@helper
-def _equal_rows(row_a, row_b, offset, size):
-    return equal_octets(row_a + np.uint64(offset), row_b + np.uint64(offset), size)
+    own = _IPV4_OWN if np.int64(a["parsed"]) & PARSED_IPV4 else _IPV6_OWN
+    is_tcp = a["ip_proto"] == IPPROTO_TCP
+    l4_own = _TCP_OWN if is_tcp else _UDP_OWN
+    row_a = address_of(headers[head]) + l2
+    row_b = address_of(headers[i]) + l2
+    differ = differing_octets(row_a, row_b) & ~(own << l3_at | l4_own << l4_at)
+    if size < _64:
+        differ &= (_1 << size) - _1
+    elif size > _64:
+        behind = differing_octets(row_a + _64, row_b + _64) & ~(l4_own >> (_64 - l4_at))
+        differ |= behind & ((_1 << (size - _64)) - _1)
+    if differ != _0:
+        return False
+    if is_tcp:
+        at = np.int64(a["l4_offset"]) + TCP_FLAGS_OFFSET + 1
+        return (headers[head, at] ^ headers[i, at]) & _TCP_FLAGS_SAME == 0
+    return True
 
 
 @helper

@@ -7,16 +7,19 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 
 from kernels.layout import (
+    HEADROOM_BYTES,
     PORT_TX_CSUM,
     PORT_TX_TSO4,
     PORT_TX_TSO6,
     PORT_TX_USO,
     ROW_BYTES,
     VERDICT_DROP,
+    VIRTIO_NET_HDR_F_DATA_VALID,
     VIRTIO_NET_HDR_GSO_TCPV4,
 )
+from kernels.segment import TCP_FIN, TCP_PSH
 from tests.kernels.merging import ALL_FLAGS, OTHER_IN_PORT, PLAIN_IN_PORT, Merge, batch_of, rebuilt
-from tests.kernels.streams import LAYER3, MACS, STAMPS, cut, octets, tcp, udp
+from tests.kernels.streams import FULL_OPTIONS, LAYER3, MACS, STAMPS, TAGS, cut, octets, tcp, udp
 
 
 def pair(layer3="v4", layer4=tcp):
@@ -178,6 +181,54 @@ def test_egress_port_flags(layer3, layer4, flag):
 @pytest.mark.parametrize("in_port", [PLAIN_IN_PORT, 4, 0xFFFF])
 def test_ingress_port_must_ask_for_gro(in_port):
     assert Merge(batch_of(pair(), in_port)).order == [0, 1]
+
+
+OPTIONS = {"tcp": (), "tcp-stamps": STAMPS, "tcp-most": FULL_OPTIONS}
+
+
+@pytest.mark.parametrize("layer4", [*OPTIONS, "udp"])
+@pytest.mark.parametrize("layer3", ["v4", "v6"])
+@pytest.mark.parametrize("tags", TAGS)
+def test_every_bit_of_the_headers(tags, layer3, layer4):
+    """With checksums that are vouched for, only what segmentation makes anew may differ."""
+    headers = TAGS[tags]() / LAYER3[layer3]() / (udp() if layer4 == "udp" else tcp(OPTIONS[layer4]))
+    batch = batch_of(cut(headers, octets(200), 100))
+    batch.meta["offload"] = VIRTIO_NET_HDR_F_DATA_VALID
+    rows, records = batch.headers.copy(), batch.meta.copy()
+    l2, l3, l4, l5 = (int(records[1][f"l{layer}_offset"]) for layer in (2, 3, 4, 5))
+    free = {l4 + 16: 0xFF, l4 + 17: 0xFF, l4 + 13: TCP_FIN | TCP_PSH}
+    if layer4 == "udp":
+        free = {l4 + 6: 0xFF, l4 + 7: 0xFF}
+    if layer3 == "v6":
+        free |= {l3 + 4: 0xFF, l3 + 5: 0xFF}
+    for at in range(l2, l5):
+        for bit in range(8) if at in free else (at % 8,):
+            batch.headers[:], batch.meta[:] = rows, records
+            batch.headers[1, at] ^= 1 << bit
+            merged = Merge(batch).order == [0]
+            assert merged == bool(free.get(at, 0) & 1 << bit), (at - l2, bit)
+
+
+def test_headers_at_a_place_where_none_lie():
+    """At the row's end, or of a size that the parser makes of no packet that may be merged."""
+    for l2 in (HEADROOM_BYTES, ROW_BYTES - 129, ROW_BYTES - 128, ROW_BYTES - 127):
+        frames = [bytes(frame) for frame in pair("v6")]
+        batch = batch_of(frames)
+        move = l2 - HEADROOM_BYTES
+        for i, frame in enumerate(frames):
+            m = batch.meta[i]
+            front = frame[: ROW_BYTES - l2]
+            batch.headers[i] = 0xA5
+            batch.headers[i, l2 : l2 + len(front)] = list(front)
+            batch.lay_payload(i, frame[len(front) :])
+            for name in ("l2_offset", "l3_offset", "l4_offset", "l5_offset"):
+                m[name] += move
+            m["header_end"] = l2 + len(front)
+        assert Merge(batch).order == ([0] if l2 <= ROW_BYTES - 128 else [0, 1]), l2
+    batch = batch_of(pair("v6"))
+    for name in ("l4_offset", "l5_offset"):
+        batch.meta[name] += 64
+    assert Merge(batch).order == [0, 1]
 
 
 def test_records_that_are_not_merged():
