@@ -13,8 +13,8 @@ ADMIT_ONE_IN is remembered, in turn (BIP of Qureshi et al., "Adaptive Insertion 
 that would be overwritten before they are asked for are not written, and some stay until they are of use. New
 flows of a number that fits are all there after as many batches.
 
-When nearly all of a batch are missed, lookups are for nothing too: the next batches go past the cache, and
-count as missed.
+Then lookups cost more than they spare, too: the next PASS_BATCHES batches go past the cache, and count as
+missed.
 """
 
 from collections import namedtuple
@@ -34,8 +34,7 @@ SET_WORDS = 2 * CACHE_WAYS
 _SET_BYTES = np.uint64(8 * SET_WORDS)
 CACHE_SHIFT = np.uint64(64 - (CACHE_SETS.bit_length() - 1))  # hash >> CACHE_SHIFT is the set
 ADMIT_ONE_IN = 8  # misses, when more than half of a batch are
-PASS_SHARE = 8  # when less than one key in so many is known,
-PASS_BATCHES = 7  # so many batches go past
+PASS_BATCHES = 7  # behind such a batch
 ADMIT_ALL_MAX = 8  # misses of a batch that are remembered in any case
 GENERATION_BITS = 24  # of a tag; the other 40 are the hash below the set number
 _GENERATION_MASK = np.uint64((1 << GENERATION_BITS) - 1)
@@ -130,6 +129,12 @@ def cache_way(sets, keys, number, tag, key):
 
 
 @helper
+def mostly_missed(misses, rows):
+    """Whether `misses` of a batch of `rows` keys are too many to remember them all."""
+    return misses > np.uint64(ADMIT_ALL_MAX) and np.uint64(2) * misses > rows
+
+
+@helper
 def cache_lookup(cache, rows):
     """Fill batch_verdicts of the first `rows` keys from the cache; list the others in batch_misses.
 
@@ -160,7 +165,7 @@ def cache_lookup(cache, rows):
         row += _1
     cache.state[STATE_HITS] += rows - misses
     cache.state[STATE_MISSES] += misses
-    if misses > np.uint64(ADMIT_ALL_MAX) and np.uint64(PASS_SHARE) * (rows - misses) < rows:
+    if mostly_missed(misses, rows):
         cache.state[STATE_PASSING] = np.uint64(PASS_BATCHES)
     return misses
 
@@ -169,7 +174,7 @@ def cache_lookup(cache, rows):
 def cache_insert(cache, misses):
     """Remember the verdicts of the first `misses` keys in batch_misses, or of some of them."""
     index, step = np.uint64(0), np.uint64(1)
-    if misses > np.uint64(ADMIT_ALL_MAX) and np.uint64(2) * misses > cache.state[STATE_ROWS]:
+    if mostly_missed(misses, cache.state[STATE_ROWS]):
         index, step = cache.state[STATE_TURN] % np.uint64(ADMIT_ONE_IN), np.uint64(ADMIT_ONE_IN)
         cache.state[STATE_TURN] += _1
     while index < misses:

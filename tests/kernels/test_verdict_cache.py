@@ -18,7 +18,6 @@ from kernels.verdict_cache import (
     CACHE_WAYS,
     GENERATION_BITS,
     PASS_BATCHES,
-    PASS_SHARE,
     STATE_GENERATION,
     STATE_HITS,
     STATE_MISSES,
@@ -81,16 +80,16 @@ def test_batches_go_past_after_one_of_new_flows():
     assert state[STATE_HITS] == ADMIT_ALL_MAX
 
 
-def test_a_batch_with_some_known_flows_lets_none_go_past():
+def test_a_batch_of_which_half_is_known_lets_none_go_past():
     stage = Stage([drop(sport=(p, p)) for p in range(10)])
-    known = BATCH_SIZE // PASS_SHARE
-    assert known <= ADMIT_ALL_MAX
-    stage.ingress(_flows(1000, known))
-    for count in (known, known - 1):
+    half = BATCH_SIZE // 2
+    for first in range(0, half, ADMIT_ALL_MAX):
+        stage.ingress(_flows(1000 + first, ADMIT_ALL_MAX))
+    for known, passing in ((half, 0), (half - 1, PASS_BATCHES)):
         before = int(stage.cache.state[STATE_HITS])
-        stage.ingress(np.concatenate([_flows(1000, count), _flows(3000 - 100 * count, BATCH_SIZE - count)]))
-        assert stage.cache.state[STATE_HITS] == before + count
-        assert stage.cache.state[STATE_PASSING] == (PASS_BATCHES if count < known else 0)
+        stage.ingress(np.concatenate([_flows(1000, known), _flows(100 * known, BATCH_SIZE - known)]))
+        assert stage.cache.state[STATE_HITS] == before + known
+        assert stage.cache.state[STATE_PASSING] == passing
 
 
 def test_new_rules_are_looked_up_at_once():
