@@ -61,8 +61,17 @@ def remove_stale():
     """Remove maps of ours whose process is gone: it was killed, and so was who looked after it."""
     for path in FOLDER.glob("perf-*.map"):
         name = _NAME.fullmatch(path.name)
-        if name and not Path(f"/proc/{name[1]}").exists() and _is_ours(path):
+        if name and _is_gone(name[1]) and _is_ours(path):
             remove(name[1])
+
+
+def _is_gone(pid):
+    """Whether process `pid` has ended; a zombie has, that its parent did not ask for yet, proc(5)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"
 
 
 def _is_ours(path):

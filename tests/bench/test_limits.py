@@ -47,8 +47,9 @@ def test_the_best_of_the_repeats_is_what_a_machine_can_do():
 @pytest.mark.root
 @pytest.mark.package("gcc", "libc6-dev", "ethtool", "iproute2", "iputils-ping")
 def test_a_small_run_has_every_figure(monkeypatch):
-    from bench import limits
+    from bench import limits, results
 
+    monkeypatch.setattr(results, "ROUNDS_DROPPED", 1)  # it compiles; what was cheap must come out cheap
     monkeypatch.setattr(limits, "tcp", lambda *_: {})  # a second each, below
     made = {row.name: row for row in limits.run(10, repeats=1)}
     assert all(0 < row.low <= row.median <= row.high for row in made.values())

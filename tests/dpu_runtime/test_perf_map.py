@@ -83,7 +83,10 @@ def test_maps_of_dead_processes_go_and_nothing_else(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     (tmp_path / f"perf-{GONE + 3}.map").symlink_to(tmp_path / "perf-x.map")
     os.mkfifo(tmp_path / f"perf-{GONE + 4}.map")
-    perf_map.remove_stale()
+    with subprocess.Popen(["true"]) as zombie:
+        assert wait_until(lambda: not alive(zombie.pid))
+        (tmp_path / f"perf-{zombie.pid}.map").write_text(ours)
+        perf_map.remove_stale()
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {*texts, f"perf-{GONE + 3}.map", f"perf-{GONE + 4}.map"} - {f"perf-{GONE}.map"}
 
