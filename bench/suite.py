@@ -29,7 +29,7 @@ _PEERS = ("iproute2", "ethtool", "dpdk-dev", "openvswitch-switch-dpdk")
 _C = ("gcc", "libc6-dev")
 
 SUITE = (
-    Bench("kernels", quick="--size 60", root=False),
+    Bench("kernels", quick="--size 20", root=False),
     Bench(
         "tcp_containers",
         full="--size 1 --repeats 5",
@@ -46,17 +46,22 @@ SUITE = (
     Bench(
         "vhost_user",
         full="--size 300 --repeats 5",
-        quick="--quick",
+        quick="--quick --octets 64",
         guard="--quick --octets 64",
         needs=_PEERS,
     ),
-    Bench("vhost_tso", full="--size 300 --repeats 5", quick="--size 200 --repeats 2", needs=(*_PEERS, *_C)),
+    Bench("vhost_tso", full="--size 300 --repeats 5", quick="--size 100 --repeats 1", needs=(*_PEERS, *_C)),
     Bench("host_programs", full="--size 400 --repeats 5", needs=("iproute2", *_C)),
-    Bench("kernel_ports", full="--size 300 --repeats 5", quick="--quick", needs=(*_PEERS, *_C)),
+    Bench(
+        "kernel_ports",
+        full="--size 300 --repeats 5",
+        quick="--size 150 --repeats 1",
+        needs=(*_PEERS, *_C),
+    ),
     Bench(
         "kernel_ports_tcp",
         full="--size 1 --repeats 5",
-        quick="--quick",
+        quick="--size 1 --repeats 1",
         needs=(*_PEERS, "iperf3", "iputils-ping"),
     ),
     Bench("ndr", full="--repeats 5", needs=("iproute2", "dpdk-dev", "ethtool")),
