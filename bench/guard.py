@@ -94,7 +94,7 @@ def update(benches, runs, lower):
             machines += committed["machines"].get(bench.name, [])
         lowest = {name: min(one[name] for one in taken if name in one) for name in names}
         committed["ratios"][bench.name] = {name: round(value, 3) for name, value in lowest.items()}
-        committed["machines"][bench.name] = machines
+        committed["machines"][bench.name] = list(dict.fromkeys(machines))
     BASELINE.write_text(json.dumps(committed, indent=1) + "\n")
     print(f"written: {BASELINE}")
     return 0

@@ -107,14 +107,19 @@ def piece(entry, skip, left):
 @helper
 def piece_count(record):
     """Entries of the payload's struct iovec[]; 0 when it is contiguous."""
+    return 0 if record["payload_iov"] == _0 else entries_of(record, np.int64(record["payload_len"]))
+
+
+@helper
+def entries_of(record, size):
+    """Entries that the first `size` octets of a payload in pieces lie in."""
     entry = np.uint64(record["payload_iov"])
     count = 0
-    if entry != _0:
-        left = np.int64(record["payload_len"])
-        while left > 0:
-            left -= np.int64(load_u64(entry + _8))
-            entry += PIECE_BYTES
-            count += 1
+    left = size
+    while left > 0:
+        left -= np.int64(load_u64(entry + _8))
+        entry += PIECE_BYTES
+        count += 1
     return count
 
 
@@ -191,13 +196,7 @@ def octet_pieces(record, start, size):
         return count
     if record["payload_iov"] == _0:
         return count + 1
-    entry = np.uint64(record["payload_iov"])
-    left = size - in_row
-    while left > 0:
-        left -= np.int64(load_u64(entry + _8))
-        entry += PIECE_BYTES
-        count += 1
-    return count
+    return count + entries_of(record, size - in_row)
 
 
 @helper
