@@ -41,14 +41,14 @@ bench-guard: setup ## ratios to peers and instruction counts beside the committe
 bench-report: setup ## take bench/out/ into bench/figures/ and the tables of README.md and bench/README.md
 	@.venv/bin/python -m bench.report
 
-asm: setup ## build/asm/KERNEL.ll and .s: what LLVM made of a kernel; KERNEL=checksum, or a function
+asm: setup ## build/asm/KERNEL.ll and .s: what LLVM made of a kernel; KERNEL=internet, or a function
 	@.venv/bin/python -m scripts.asm "$(KERNEL)"
 
 libdpu: setup ## build/libdpu: libdpu.so and dpu.pc, for host programs in C
 	@$(MAKE) --no-print-directory -C drivers/host
 
 install-cni: setup ## put dpu-cni into CNI_BIN, /usr/lib/cni unless you say another
-	@.venv/bin/python -m dpu_runtime.cni.install "$(CNI_BIN)"
+	@.venv/bin/python -m dpu_runtime.engines.cni.install "$(CNI_BIN)"
 
 lock: setup ## renew requirements.lock from pyproject.toml
 	@scripts/lock

@@ -22,8 +22,8 @@ from bench import results
 from bench.peers import dpu
 from bench.peers.hosts import run as run_here
 from bench.peers.hosts import stop_on_signals
-from dpu_runtime.cni.install import install
-from drivers.netns import open_netns, run_in_netns, run_in_new_netns
+from dpu_runtime.drivers.linux.netns import open_netns, run_in_netns, run_in_new_netns
+from dpu_runtime.engines.cni.install import install
 
 WORKER_CPU = 1
 CONTAINERS, PAIRS = 500, 1000

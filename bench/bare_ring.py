@@ -17,10 +17,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpu_runtime.worker_thread import tsc_hz
-from kernels.atomic import load_acquire_u16, load_once_u32, pause, store_release_u16, store_release_u32
-from kernels.jit import helper, kernel
-from kernels.memory import (
+from dpu_runtime.kernels.compile.jit import helper, kernel
+from dpu_runtime.kernels.octets.atomic import (
+    load_acquire_u16,
+    load_once_u32,
+    pause,
+    store_release_u16,
+    store_release_u32,
+)
+from dpu_runtime.kernels.octets.memory import (
     address_of,
     copy_short,
     cycles,
@@ -33,7 +38,8 @@ from kernels.memory import (
     store_u32,
     store_u64,
 )
-from kernels.virtio_net import VNET_HDR_BYTES
+from dpu_runtime.kernels.offload.virtio_net import VNET_HDR_BYTES
+from dpu_runtime.plane.worker_thread import tsc_hz
 
 PAGE = 4096
 TOGETHER_SECONDS_MAX = 5.0  # of waiting for the other thread

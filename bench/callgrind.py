@@ -4,7 +4,7 @@ Spec: valgrind/callgrind.h, CALLGRIND_DUMP_STATS: write what was counted since t
       its own and begin at 0; valgrind/valgrind.h, the amd64 instructions of a client request.
 """
 
-from kernels.jit import PYTHON_MODE, kernel, primitive
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE, kernel, primitive
 
 if not PYTHON_MODE:
     from llvmlite import binding, ir

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from drivers.libc import MSG_DONTWAIT, send
-from kernels.jit import kernel
-from kernels.memory import address_of, cycles
+from dpu_runtime.drivers.linux.libc import MSG_DONTWAIT, send
+from dpu_runtime.kernels.compile.jit import kernel
+from dpu_runtime.kernels.octets.memory import address_of, cycles
 
 
 @kernel

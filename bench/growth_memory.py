@@ -9,13 +9,18 @@ import numpy as np
 
 from bench import kernel_loops, kernels, packets, results
 from bench.in_memory import ALL_OFFLOADS, InMemory
-from dpu_runtime.batch import make_batch
-from dpu_runtime.worker_thread import make_worker, tsc_hz
-from drivers.entries import load_entries
-from drivers.port import Kind
-from kernels.layout import BATCH_SIZE, PORT_UP
-from kernels.mac_table import COUNTER_FLOODED, COUNTER_LEARNED, COUNTER_TABLE_FULL, MAC_ENTRIES
-from kernels.reference import Lent
+from dpu_runtime.drivers.entries import load_entries
+from dpu_runtime.drivers.port import Kind
+from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.layout import BATCH_SIZE, PORT_UP
+from dpu_runtime.kernels.switch.mac_table import (
+    COUNTER_FLOODED,
+    COUNTER_LEARNED,
+    COUNTER_TABLE_FULL,
+    MAC_ENTRIES,
+)
+from dpu_runtime.plane.batch import make_batch
+from dpu_runtime.plane.worker_thread import make_worker, tsc_hz
 
 RULES = (1, 10, 100, 1000, 10_000)
 ADDRESSES = (1, 16, 256, 4096, MAC_ENTRIES)

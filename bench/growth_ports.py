@@ -14,7 +14,7 @@ from bench.peers.containers import Containers
 from bench.peers.host_pair import HostPair, built
 from bench.peers.hugepages import hugepages
 from bench.peers.nftables import LIST, Nftables
-from dpu_runtime.worker_thread import tsc_hz
+from dpu_runtime.plane.worker_thread import tsc_hz
 
 SENDER_CPU, SWITCH_CPU = 0, 1
 PORTS = (2, 10, 100, 500)

@@ -7,15 +7,16 @@ import os
 
 import numpy as np
 
-from dpu_runtime.batch import make_batch
-from dpu_runtime.shared import Control, SharedState
-from dpu_runtime.worker_thread import make_worker, shared_tables
-from drivers.entries import load_entries
-from drivers.port import Kind
-from kernels import layout, mac_table
-from kernels.acl_layout import ACTION_ALLOW
-from kernels.acl_table import build_stage, inactive_slot, publish, write_stage
-from kernels.reference import Lent
+from dpu_runtime.drivers.entries import load_entries
+from dpu_runtime.drivers.port import Kind
+from dpu_runtime.kernels import layout
+from dpu_runtime.kernels.acl.layout import ACTION_ALLOW
+from dpu_runtime.kernels.acl.table import build_stage, inactive_slot, publish, write_stage
+from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.switch import mac_table
+from dpu_runtime.plane.batch import make_batch
+from dpu_runtime.plane.shared import Control, SharedState
+from dpu_runtime.plane.worker_thread import make_worker, shared_tables
 
 ALL_OFFLOADS = (
     layout.PORT_TX_CSUM | layout.PORT_TX_TSO4 | layout.PORT_TX_TSO6 | layout.PORT_TX_USO | layout.PORT_TX_ECN
@@ -23,7 +24,7 @@ ALL_OFFLOADS = (
 
 
 class InMemory:
-    """Arguments of `dpu_runtime.worker.pipeline`: worker, tables, batch; and the tables' writers."""
+    """Arguments of `dpu_runtime.plane.worker.pipeline`: worker, tables, batch; and the tables' writers."""
 
     def __init__(self):
         self.shared = SharedState.create()

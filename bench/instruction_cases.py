@@ -15,7 +15,7 @@ import numpy as np
 
 from bench import callgrind, packets
 from bench.kernels import KERNEL_RULES, Bench
-from kernels.layout import PORT_RX_GRO, PORT_RX_VERIFY
+from dpu_runtime.kernels.layout import PORT_RX_GRO, PORT_RX_VERIFY
 
 WARM_UP_BURSTS, BURSTS = 8, 2
 STAGES = ("", "parse", "check_vnet", "admit", "verify_checksums", "filter_ingress", "switch")  # plain_loop's

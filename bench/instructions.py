@@ -17,7 +17,7 @@ import tempfile
 
 from bench.committed import Row, table
 from bench.results import ROOT, environment
-from kernels.jit import cache_folder
+from dpu_runtime.kernels.compile.jit import cache_folder
 
 COMMITTED = ROOT / "bench" / "instructions.json"
 # The ABI's level x86-64-v3, as LLVM spells it, with the instructions that kernels ask for by name.

@@ -7,20 +7,20 @@ Out:  cycles of the kernels alone, without the filling, added to `spent`. Under 
 import numpy as np
 
 from bench.callgrind import DUMP_STATS, request
-from dpu_runtime import worker
-from drivers.port import PortCounter
-from kernels.checksum import complete_checksums, ones_sum
-from kernels.checksum_verify import verify_checksums
-from kernels.filter import filter_ingress
-from kernels.gro import gro_merge
-from kernels.jit import helper, kernel
-from kernels.layout import BATCH_SIZE, HEADER_BYTES, HEADROOM_BYTES
-from kernels.memory import address_of, copy_memory, cycles
-from kernels.parse import parse
-from kernels.segment import gso_segment, gso_segment_count
-from kernels.switch import admit, switch
-from kernels.virtio_net import VNET_HDR_BYTES, check_vnet, decode_vnet
-from kernels.wire import put_be16
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.acl.filter import filter_ingress
+from dpu_runtime.kernels.checksum.internet import complete_checksums, ones_sum
+from dpu_runtime.kernels.checksum.verify import verify_checksums
+from dpu_runtime.kernels.compile.jit import helper, kernel
+from dpu_runtime.kernels.layout import BATCH_SIZE, HEADER_BYTES, HEADROOM_BYTES
+from dpu_runtime.kernels.octets.memory import address_of, copy_memory, cycles
+from dpu_runtime.kernels.octets.wire import put_be16
+from dpu_runtime.kernels.offload.gro import gro_merge
+from dpu_runtime.kernels.offload.segment import gso_segment, gso_segment_count
+from dpu_runtime.kernels.offload.virtio_net import VNET_HDR_BYTES, check_vnet, decode_vnet
+from dpu_runtime.kernels.parse.parse import parse
+from dpu_runtime.kernels.switch.forward import admit, switch
+from dpu_runtime.plane import worker
 
 # rows of `spent` in plain_loop
 PARSE, VNET, SWITCH, FILTER, VERIFY = range(5)

@@ -21,8 +21,8 @@ from bench import kernel_loops as loops
 from bench import packets
 from bench.in_memory import ALL_OFFLOADS, InMemory
 from bench.results import REPEATS, alternate, main, result
-from dpu_runtime.worker_thread import tsc_hz
-from kernels.layout import BATCH_SIZE, PORT_RX_GRO, PORT_RX_VERIFY, PORT_UP
+from dpu_runtime.kernels.layout import BATCH_SIZE, PORT_RX_GRO, PORT_RX_VERIFY, PORT_UP
+from dpu_runtime.plane.worker_thread import tsc_hz
 
 BURSTS = 500  # a sample: a millisecond or so, most of which the scheduler leaves in one piece
 SAMPLES = 3 * REPEATS

@@ -1,15 +1,15 @@
 """The compiled loops of bench/limits.py: bare system calls and copies, as often as told.
 
-Addresses and sizes as in kernels/memory.py; each returns how many went well.
+Addresses and sizes as in kernels/octets/memory.py; each returns how many went well.
 """
 
 import numpy as np
 from numba import types
 
-from drivers.libc import MSG_DONTWAIT, read, send, write
-from kernels.atomic import load_acquire_u32, store_release_u32
-from kernels.jit import kernel
-from kernels.memory import address_of, copy_memory, store_u32, store_u64
+from dpu_runtime.drivers.linux.libc import MSG_DONTWAIT, read, send, write
+from dpu_runtime.kernels.compile.jit import kernel
+from dpu_runtime.kernels.octets.atomic import load_acquire_u32, store_release_u32
+from dpu_runtime.kernels.octets.memory import address_of, copy_memory, store_u32, store_u64
 
 getppid = types.ExternalFunction("getppid", types.int32())
 

@@ -16,13 +16,20 @@ import numpy as np
 from bench import limit_loops
 from bench.peers.hosts import Assembled, Host
 from bench.peers.wires import INTERFACE
-from drivers.af_packet.if_packet import SOL_PACKET, TPACKET_V2, PacketOption, SocketOption
-from drivers.af_packet.port import SEND_BUFFER_BYTES
-from drivers.af_xdp.layout import FRAME_BYTES, RING_ENTRIES
-from drivers.af_xdp.socket import ENTRY_BYTES, XDP_COPY, XDP_RING_PAGE, bind, open_socket, ring_offsets
-from drivers.af_xdp.umem import map_memory, unmap_memory
-from drivers.netns import run_in_netns
-from drivers.tap.port import VNET_HDR_BYTES, TapPort
+from dpu_runtime.drivers.af_packet.if_packet import SOL_PACKET, TPACKET_V2, PacketOption, SocketOption
+from dpu_runtime.drivers.af_packet.port import SEND_BUFFER_BYTES
+from dpu_runtime.drivers.af_xdp.layout import FRAME_BYTES, RING_ENTRIES
+from dpu_runtime.drivers.af_xdp.socket import (
+    ENTRY_BYTES,
+    XDP_COPY,
+    XDP_RING_PAGE,
+    bind,
+    open_socket,
+    ring_offsets,
+)
+from dpu_runtime.drivers.af_xdp.umem import map_memory, unmap_memory
+from dpu_runtime.drivers.linux.netns import run_in_netns
+from dpu_runtime.drivers.tap.port import VNET_HDR_BYTES, TapPort
 
 US = 1e6
 BURST = 64  # frames of one call

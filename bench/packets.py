@@ -9,9 +9,9 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from kernels.acl_layout import ACTION_ALLOW
-from kernels.acl_table import AclRule
-from kernels.layout import (
+from dpu_runtime.kernels.acl.layout import ACTION_ALLOW
+from dpu_runtime.kernels.acl.table import AclRule
+from dpu_runtime.kernels.layout import (
     BATCH_SIZE,
     HEADER_BYTES,
     HEADROOM_BYTES,

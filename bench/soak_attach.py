@@ -22,10 +22,10 @@ import time
 from bench import results
 from bench.peers import dpu
 from bench.peers.hosts import Host, stop_on_signals
-from dpu_runtime.durable import Journal
-from dpu_runtime.errors import RpcError
-from dpu_runtime.state import RUNTIME_VERSION
-from drivers.netns import run_in_netns
+from dpu_runtime.config.errors import RpcError
+from dpu_runtime.control.durable import Journal
+from dpu_runtime.control.state import RUNTIME_VERSION
+from dpu_runtime.drivers.linux.netns import run_in_netns
 
 WORKER_CPU = 1
 CYCLES, WARM_UP_CYCLES = 1000, 60

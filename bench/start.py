@@ -14,7 +14,7 @@ import time
 from bench import results
 from bench.peers.containers import INTERFACE, Containers
 from bench.peers.hosts import stop_on_signals
-from drivers.netns import run_in_netns
+from dpu_runtime.drivers.linux.netns import run_in_netns
 
 ETHERTYPE = 0x88B5  # IEEE 802, local experimental
 FRAME = bytes.fromhex("ffffffffffff 020000000001") + ETHERTYPE.to_bytes(2, "big") + bytes(46)

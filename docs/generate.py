@@ -1,10 +1,10 @@
 """Write the reference pages from what they describe: `python docs/generate.py`.
 
-    configuration.md   from the models (dpu_runtime/config.py)
-    cli.md             from the parser (dpu_runtime/cli.py)
-    api.json           from the methods (dpu_runtime/api.py)
+    configuration.md   from the models (dpu_runtime/config/models.py)
+    cli.md             from the parser (dpu_runtime/cli/main.py)
+    api.json           from the methods (dpu_runtime/api/methods.py)
 
-tests/dpu_runtime/test_docs.py fails when a page is not what this would write.
+tests/dpu_runtime/cli/test_docs.py fails when a page is not what this would write.
 """
 
 import argparse
@@ -15,9 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from dpu_runtime import api, cli  # noqa: E402
-from dpu_runtime.config import PORT_KINDS, PortConfig, RouteConfig, RuleConfig, RuntimeConfig  # noqa: E402
-from dpu_runtime.config_file import allowed_text  # noqa: E402
+from dpu_runtime.api import methods as api  # noqa: E402
+from dpu_runtime.cli import main as cli  # noqa: E402
+from dpu_runtime.config.file import allowed_text  # noqa: E402
+from dpu_runtime.config.models import PORT_KINDS, PortConfig, RouteConfig, RuleConfig, RuntimeConfig  # noqa: E402
 
 CONFIGURATION_HEAD = """# Configuration
 

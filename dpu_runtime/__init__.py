@@ -4,22 +4,27 @@ Not: anything heavy at import. The CLI goes through this file and must start in 
 public names below are loaded when they are first used (PEP 562).
 """
 
+import os
+
 __version__ = "0.1.0"
 
+if not os.path.isdir(os.path.join(__path__[0], "kernels")):  # a checkout has the other floors beside this one
+    __path__.append(os.path.dirname(__path__[0]))
+
 _PUBLIC = {
-    "Client": "dpu_runtime.client",
-    "Config": "dpu_runtime.config",
-    "ConfigError": "dpu_runtime.errors",
-    "Daemon": "dpu_runtime.daemon",
-    "NullPort": "dpu_runtime.config",
-    "PortConfig": "dpu_runtime.config",
-    "RpcError": "dpu_runtime.errors",
-    "RuleConfig": "dpu_runtime.config",
-    "RuntimeConfig": "dpu_runtime.config",
-    "TapPort": "dpu_runtime.config",
-    "VhostUserPort": "dpu_runtime.config",
-    "load_config": "dpu_runtime.config_file",
-    "parse_config": "dpu_runtime.config_file",
+    "Client": "dpu_runtime.api.client",
+    "Config": "dpu_runtime.config.models",
+    "ConfigError": "dpu_runtime.config.errors",
+    "Daemon": "dpu_runtime.control.daemon",
+    "NullPort": "dpu_runtime.config.models",
+    "PortConfig": "dpu_runtime.config.models",
+    "RpcError": "dpu_runtime.config.errors",
+    "RuleConfig": "dpu_runtime.config.models",
+    "RuntimeConfig": "dpu_runtime.config.models",
+    "TapPort": "dpu_runtime.config.models",
+    "VhostUserPort": "dpu_runtime.config.models",
+    "load_config": "dpu_runtime.config.file",
+    "parse_config": "dpu_runtime.config.file",
 }
 __all__ = [*_PUBLIC, "__version__"]  # noqa: PLE0604  (a list of str, built)
 

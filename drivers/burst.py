@@ -5,11 +5,11 @@ The choice is a look-up of the driver's entry point, drivers/entry.py.
 
 import numpy as np
 
-from drivers.entry import Op, call_ask_kicks, call_done, call_kicked, call_rx, call_tx
-from drivers.libc import ENODEV
-from drivers.port import Kind, PortCounter
-from kernels.drops import Drop
-from kernels.jit import helper
+from dpu_runtime.drivers.entry import Op, call_ask_kicks, call_done, call_kicked, call_rx, call_tx
+from dpu_runtime.drivers.linux.libc import ENODEV
+from dpu_runtime.drivers.port import Kind, PortCounter
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.drops import Drop
 
 _NONE = np.uint64(0)
 

@@ -5,17 +5,17 @@ A new driver adds its functions here: an RX and a TX at least, with the argument
 
 import numpy as np
 
-from drivers.af_packet.receive import packet_done, packet_rx
-from drivers.af_packet.transmit import packet_tx
-from drivers.af_xdp.queue import xdp_done, xdp_rx, xdp_tx
-from drivers.entry import ENTRIES, Op, called_with, python_address
-from drivers.null.queue import null_rx, null_tx
-from drivers.port import Kind, PortCounter
-from drivers.tap.queue import tap_rx, tap_tx
-from drivers.vhost_user.queue import vhost_ask_kicks, vhost_done, vhost_kicked, vhost_rx, vhost_tx
-from kernels.drops import Drop
-from kernels.jit import PYTHON_MODE, helper, kernel
-from kernels.reference import Lent
+from dpu_runtime.drivers.af_packet.receive import packet_done, packet_rx
+from dpu_runtime.drivers.af_packet.transmit import packet_tx
+from dpu_runtime.drivers.af_xdp.queue import xdp_done, xdp_rx, xdp_tx
+from dpu_runtime.drivers.entry import ENTRIES, Op, called_with, python_address
+from dpu_runtime.drivers.null.queue import null_rx, null_tx
+from dpu_runtime.drivers.port import Kind, PortCounter
+from dpu_runtime.drivers.tap.queue import tap_rx, tap_tx
+from dpu_runtime.drivers.vhost_user.queue import vhost_ask_kicks, vhost_done, vhost_kicked, vhost_rx, vhost_tx
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE, helper, kernel
+from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.drops import Drop
 
 if not PYTHON_MODE:
     from numba import typeof, types

@@ -9,8 +9,8 @@ import enum
 
 import numpy as np
 
-from drivers.port import Kind
-from kernels.jit import PYTHON_MODE, primitive
+from dpu_runtime.drivers.port import Kind
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE, primitive
 
 if not PYTHON_MODE:
     from numba import types

@@ -6,8 +6,8 @@ Not: how packets get in and out; a kind says that in `_open_queues`.
 import os
 from dataclasses import asdict
 
-from drivers.link import Link, need_link
-from drivers.port import Capabilities, PortError
+from dpu_runtime.drivers.linux.link import Link, need_link
+from dpu_runtime.drivers.port import Capabilities, PortError
 
 
 class InterfaceDriver:
@@ -15,7 +15,7 @@ class InterfaceDriver:
 
     config  name, netns, ifname, mtu, offload, promiscuous, accept_default_route, and what the kind adds
     queues  how many are wanted
-    link    drivers/link.py, the interface when the port was opened or last looked at
+    link    drivers/linux/link.py, the interface when the port was opened or last looked at
     fds     a socket in the interface's namespace comes first
     layout  its "link" is the interface as it was opened
     """

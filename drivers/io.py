@@ -8,10 +8,10 @@ from collections import namedtuple
 
 import numpy as np
 
-from drivers.af_xdp.layout import BURST_FRAMES, PACKET_FRAMES_MAX
-from drivers.entry import ENTRIES
-from drivers.vhost_user.layout import CHAIN_MAX
-from kernels.layout import BATCH_SIZE, PORTS_MAX
+from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, PACKET_FRAMES_MAX
+from dpu_runtime.drivers.entry import ENTRIES
+from dpu_runtime.drivers.vhost_user.layout import CHAIN_MAX
+from dpu_runtime.kernels.layout import BATCH_SIZE, PORTS_MAX
 
 PIECES_MAX = BATCH_SIZE * (CHAIN_MAX + 1) + 1  # a free slot in front of each packet's list, one at the end
 
@@ -25,7 +25,7 @@ PortIo = namedtuple(
         "workers",  # int, how many there are
         "fds",  # int32[PORTS_MAX], queue descriptor to send on, negative: none
         "queue",  # uint16[PORTS_MAX], number of that queue
-        "watched",  # uint8[PORTS_MAX], 1: epoll said that there is something, dpu_runtime/watch.py
+        "watched",  # uint8[PORTS_MAX], 1: epoll said that there is something, dpu_runtime/plane/watch.py
         "rx_queue",  # uint32[1], queue of the burst at hand, for the choice of the queue to send on
         "next_pair",  # uint16[PORTS_MAX], queue pair of a ring port to look at first
         "counters",  # uint64[PORTS_MAX, PORT_COUNTER_COUNT], this worker's of every port

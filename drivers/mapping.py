@@ -6,7 +6,7 @@ Not: ports with rings in a guest's memory, drivers/vhost_user/backend.py.
 
 import os
 
-from drivers.port import Kind
+from dpu_runtime.drivers.port import Kind
 
 
 class PlainQueues:
@@ -32,11 +32,11 @@ def map_queues(kind, index, shared, fds, layout):
     fds     this process's from now on, also when this raises OSError
     """
     if kind == Kind.AF_PACKET:
-        from drivers.af_packet.mapping import PacketRings  # noqa: PLC0415
+        from dpu_runtime.drivers.af_packet.mapping import PacketRings  # noqa: PLC0415
 
         return PacketRings(index, shared, fds, layout)
     if kind == Kind.AF_XDP:
-        from drivers.af_xdp.mapping import XdpRings  # noqa: PLC0415
+        from dpu_runtime.drivers.af_xdp.mapping import XdpRings  # noqa: PLC0415
 
         return XdpRings(index, shared, fds, layout)
     return PlainQueues(fds, layout)

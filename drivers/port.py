@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kernels import layout
+from dpu_runtime.kernels import layout
 
 
 class Kind(enum.IntEnum):

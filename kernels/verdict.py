@@ -6,8 +6,8 @@ Not:  copies at egress, which are counted without a verdict: the packet may leav
 
 import numpy as np
 
-from kernels.jit import helper
-from kernels.layout import VERDICT_DROP
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.layout import VERDICT_DROP
 
 
 @helper

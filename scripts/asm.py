@@ -1,9 +1,10 @@
-"""What LLVM made of a kernel: `make asm KERNEL=checksum`, or a function's name.
+"""What LLVM made of a kernel: `make asm KERNEL=internet`, or a function's name.
 
-In:   a module of kernels/, or a function there. Out: build/asm/NAME.ll and .s, and a line for each function.
+In:   a module of kernels/ as `checksum.internet`, or its last word, or a function there.
+Out:  build/asm/NAME.ll and .s, and a line for each function.
 Not:  how to read them (docs/profiling.md); the worker loop, in which all of it is inlined once more.
 
-Compiled as the daemon's are, by kernels/jit.py, in a cache that is thrown away. A helper is compiled into a
+Compiled as the daemon's are, by compile/jit.py, in a cache that is thrown away. A helper is compiled into a
 kernel that does nothing but call it. Arguments have the types that the worker's have of the same name.
 """
 
@@ -18,13 +19,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpu_runtime.show import table
+from dpu_runtime.cli.show import table
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "asm"
-NOT_KERNELS = {"__init__", "jit", "helper_compiler"}
+NOT_KERNELS = {"__init__", "compile"}  # files and folders
 WRAPPER = """from {module} import {name} as helper
-from kernels.jit import kernel
+from dpu_runtime.kernels.compile.jit import kernel
 
 
 @kernel
@@ -105,7 +106,7 @@ class Made:
 
 def _calls(lines):
     """Counter of what is called, in Python's words: by name, or through a register that was given a name."""
-    from dpu_runtime.machine_code import plain_name  # noqa: PLC0415  (kernels.jit, see main)
+    from dpu_runtime.observe.machine_code import plain_name  # noqa: PLC0415  (compile.jit, see main)
 
     given, calls = {}, Counter()
     for line in lines:
@@ -119,21 +120,23 @@ def _calls(lines):
 
 def modules():
     """Names of the modules of kernels/."""
-    return sorted(path.stem for path in (ROOT / "kernels").glob("*.py") if path.stem not in NOT_KERNELS)
+    paths = (path.relative_to(ROOT / "kernels").with_suffix("") for path in (ROOT / "kernels").rglob("*.py"))
+    return sorted(".".join(path.parts) for path in paths if not NOT_KERNELS.intersection(path.parts))
 
 
 def compiled_functions(module):
     """{name: function} of the kernels and helpers that a module defines."""
-    found = vars(importlib.import_module(f"kernels.{module}")).items()
+    found = vars(importlib.import_module(f"dpu_runtime.kernels.{module}")).items()
     return {
         name: value
         for name, value in found
-        if hasattr(value, "py_func") and value.py_func.__module__ == f"kernels.{module}"
+        if hasattr(value, "py_func") and value.py_func.__module__ == f"dpu_runtime.kernels.{module}"
     }
 
 
 def chosen(name):
     """[(module, function name)] that `name` means. Raises ValueError that says what there is."""
+    name = next((module for module in modules() if name in (module, module.rpartition(".")[2])), name)
     if name in modules():
         names = [(name, function) for function in compiled_functions(name) if not function.startswith("_")]
         if names:
@@ -152,9 +155,9 @@ class Arguments:
     """Types of arguments by their names: of what a worker has."""
 
     def __init__(self):
-        from dpu_runtime.shared import SharedState  # noqa: PLC0415  (compiled code, see main)
-        from dpu_runtime.worker_thread import make_batch, make_worker, shared_tables  # noqa: PLC0415
-        from kernels.reference import Lent  # noqa: PLC0415
+        from dpu_runtime.kernels.compile.reference import Lent  # noqa: PLC0415
+        from dpu_runtime.plane.shared import SharedState  # noqa: PLC0415  (compiled code, see main)
+        from dpu_runtime.plane.worker_thread import make_batch, make_worker, shared_tables  # noqa: PLC0415
 
         shared = SharedState.create()
         os.close(shared.fd)  # mapped, and nobody else will
@@ -181,14 +184,14 @@ class Arguments:
 
 def make(module, name, arguments, folder):
     """Compile one function; returns a Made."""
-    from dpu_runtime.machine_code import entry_of  # noqa: PLC0415  (compiled code, see main)
+    from dpu_runtime.observe.machine_code import entry_of  # noqa: PLC0415  (compiled code, see main)
 
     function = compiled_functions(module)[name]
     passed = arguments.types(function)
     if function.targetoptions.get("forceinline"):
         names = ", ".join(inspect.signature(function.py_func).parameters)
         path = Path(folder) / f"asm_{name}.py"
-        path.write_text(WRAPPER.format(module=f"kernels.{module}", name=name, arguments=names))
+        path.write_text(WRAPPER.format(module=f"dpu_runtime.kernels.{module}", name=name, arguments=names))
         spec = importlib.util.spec_from_file_location(path.stem, path)
         wrapper = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(wrapper)
@@ -241,17 +244,17 @@ def main(argv, out=OUT):
     """Write the files and print the summary; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="dpu-asm-") as folder:
         os.environ["DPU_CACHE_DIR"] = (
-            folder  # before kernels.jit is imported: what is in a cache has no LLVM code
+            folder  # before kernels/compile/jit.py is imported: what is in a cache has no LLVM code
         )
         os.environ.pop("DPU_CALLABLE_HELPERS", None)
-        from kernels.jit import MODE, PYTHON_MODE  # noqa: PLC0415
+        from dpu_runtime.kernels.compile.jit import MODE, PYTHON_MODE  # noqa: PLC0415
 
         try:
             if PYTHON_MODE:
                 raise ValueError("NUMBA_DISABLE_JIT=1: there is no machine code")
             if len(argv) != 1 or not argv[0]:
                 with_code = ", ".join(module for module in modules() if compiled_functions(module))
-                raise ValueError(f"say which: make asm KERNEL=checksum; modules: {with_code}")
+                raise ValueError(f"say which: make asm KERNEL=internet; modules: {with_code}")
             names = chosen(argv[0])
         except ValueError as error:
             print(f"asm: {error}", file=sys.stderr)

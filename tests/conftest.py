@@ -24,6 +24,7 @@ os.environ.setdefault("DPU_CALLABLE_HELPERS", "1")
 from tests import leaks
 from tests import netns as network_namespaces
 
+pytest_plugins = ["tests.live.fixtures"]  # those of daemons
 _ROOT = Path(__file__).resolve().parent.parent
 _PYTHON_MODE = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 NO_SKIPS_VARIABLE = "DPU_TEST_NO_SKIPS"

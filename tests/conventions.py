@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = ("kernels", "drivers", "dpu_runtime")  # lower first
-COMPILE_POLICY = "kernels/jit.py"
+COMPILE_POLICY = "kernels/compile/jit.py"
 FILE_LINES_MAX = 400  # about 300 is meant
 FUNCTION_LINES_MAX = 80  # about 60 is meant
 
@@ -46,19 +46,17 @@ ALLOCATORS = {"empty", "zeros", "ones", "full", "array", "arange", "concatenate"
 
 # Kernel files whose tests are in the file of another one: what is tested together is tested there.
 TESTED_WITH = {
-    "acl_match": "filter",
-    "arp": "parse",
-    "crc32c_fold": "crc32c",
-    "ethernet": "parse",
-    "gro_match": "gro",
-    "ipv4": "parse",
-    "ipv6": "parse",
-    "key_words": "filter",
-    "mac_learning": "switch",
-    "transport": "parse",
-    "tunnel": "parse",
-    "verdict": "switch",
-    "wide_sum": "checksum",
+    "acl/key_words": "functions/acl/test_filter",
+    "acl/match": "functions/acl/test_filter",
+    "checksum/crc32c_fold": "kernels/checksum/test_crc32c",
+    "octets/wide_sum": "kernels/checksum/test_internet",
+    "parse/arp": "kernels/parse/test_parse",
+    "parse/ethernet": "kernels/parse/test_parse",
+    "parse/ipv4": "kernels/parse/test_parse",
+    "parse/ipv6": "kernels/parse/test_parse",
+    "parse/transport": "kernels/parse/test_parse",
+    "parse/tunnel": "kernels/parse/test_parse",
+    "verdict": "functions/switch/test_forward",
 }
 
 # Places that exist on one developer's machine only.
@@ -117,8 +115,22 @@ def imports_go_down(source):
     above = (*FLOORS[FLOORS.index(source.floor) + 1 :], "tests", "bench", "examples")
     for node in ast.walk(source.tree):
         for name in _imported(node):
-            if name.split(".")[0] in above:
+            if _floor_of(name) in above:
                 yield source.at(node, f"{source.floor} must not import {name}: imports go down only")
+
+
+def _floor_of(name):
+    """Floor of a module: all of them are below dpu_runtime for an import."""
+    top, *below = name.split(".")
+    return below[0] if top == "dpu_runtime" and below and below[0] in FLOORS else top
+
+
+def floors_are_below_dpu_runtime(source):
+    """`kernels` and `drivers` at the top of site-packages are other people's."""
+    for node in ast.walk(source.tree):
+        for name in _imported(node):
+            if name.split(".")[0] in FLOORS[:-1]:
+                yield source.at(node, f"{name}: its name is dpu_runtime.{name}")
 
 
 def only_jit_compiles(source):
@@ -203,6 +215,7 @@ def no_machine_paths(source):
 
 PYTHON_RULES = (
     imports_go_down,
+    floors_are_below_dpu_runtime,
     only_jit_compiles,
     kernels_stay_plain,
     kernels_are_documented,
@@ -214,17 +227,21 @@ TEXT_RULES = (no_machine_paths,)
 
 
 def kernels_without_test(all_sources, tested_with):
-    """kernels/X.py with compiled code has tests/kernels/test_X.py, or `tested_with` names another."""
+    """kernels/X.py with compiled code has a test, of the same name or the one that `tested_with` names.
+
+    It is in tests/kernels/, or in tests/functions/ with all other tests of its function.
+    """
     paths = {source.path for source in all_sources}
     for source in all_sources:
         if source.floor != "kernels" or source.path == COMPILE_POLICY or not source.path.endswith(".py"):
             continue
         if not any(map(is_compiled, source.functions())):
             continue
-        name = Path(source.path).stem
-        test = f"tests/kernels/test_{tested_with.get(name, name)}.py"
-        if test not in paths:
-            yield f"{source.path}:1: no {test}"
+        name = source.path.removeprefix("kernels/").removesuffix(".py")
+        beside = str(Path(name).with_name(f"test_{Path(name).name}"))
+        tests = [tested_with[name]] if name in tested_with else [f"kernels/{beside}", f"functions/{beside}"]
+        if not paths.intersection(f"tests/{test}.py" for test in tests):
+            yield f"{source.path}:1: no tests/{tests[0]}.py"
 
 
 def readme_gaps(text):

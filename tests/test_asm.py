@@ -62,11 +62,11 @@ def test_a_function(tmp_path):
     assert done.returncode == 0, done.stderr
     ((name, line),) = rows(done).items()
     instructions, vectors, loops, on_vectors, calls = line
-    assert name == "kernels.checksum.ones_sum" and calls == "nothing"
+    assert name == "dpu_runtime.kernels.checksum.internet.ones_sum" and calls == "nothing"
     assert int(instructions) > 20 and int(vectors) > 5 and int(loops) >= int(on_vectors) >= 1
     llvm, assembly = ((tmp_path / "asm" / f"ones_sum.{ending}").read_text() for ending in ("ll", "s"))
-    assert llvm.startswith("; kernels.checksum.ones_sum\ndefine ") and " x i64>" in llvm
-    assert assembly.startswith("# kernels.checksum.ones_sum\n") and "\tret" in assembly
+    assert llvm.startswith("; dpu_runtime.kernels.checksum.internet.ones_sum\ndefine ") and " x i64>" in llvm
+    assert assembly.startswith("# dpu_runtime.kernels.checksum.internet.ones_sum\n") and "\tret" in assembly
 
 
 @pytest.mark.compiled
@@ -74,17 +74,21 @@ def test_a_module(tmp_path):
     done = make_asm(["meter"], tmp_path)
     assert done.returncode == 0, done.stderr
     made = rows(done)
-    assert {"kernels.meter.meter_rx", "kernels.meter.meter_tx", "kernels.meter.paid_time"} <= set(made)
+    assert {
+        "dpu_runtime.kernels.meter.bucket.meter_rx",
+        "dpu_runtime.kernels.meter.bucket.meter_tx",
+        "dpu_runtime.kernels.meter.bucket.paid_time",
+    } <= set(made)
     assert {line[-1] for line in made.values()} == {"nothing"}, "a kernel calls nothing"
     llvm, assembly = ((tmp_path / "asm" / f"meter.{ending}").read_text() for ending in ("ll", "s"))
-    assert llvm.count("\ndefine ") == assembly.count("# kernels.meter.") == len(made)
+    assert llvm.count("\ndefine ") == assembly.count("# dpu_runtime.kernels.meter.bucket.") == len(made)
 
 
 @pytest.mark.compiled
 def test_with_bounds_checked_it_is_another_file(tmp_path):
     done = make_asm(["admit"], tmp_path, NUMBA_BOUNDSCHECK="1")
     assert done.returncode == 0, done.stderr
-    assert "kernels.switch.admit" in rows(done)
+    assert "dpu_runtime.kernels.switch.forward.admit" in rows(done)
     assert sorted(path.name for path in (tmp_path / "asm").iterdir()) == [
         "admit.checked.ll",
         "admit.checked.s",

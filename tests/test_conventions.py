@@ -11,11 +11,11 @@ PYTHON = conventions.sources(".py")
 
 # The control process starts fast: nothing that it is made of may bring numba in.
 CONTROL_MODULES = (
-    "kernels.acl_table",
-    "drivers.tap.port",
-    "dpu_runtime.wiring",
-    "dpu_runtime.supervisor",
-    "dpu_runtime.daemon",
+    "dpu_runtime.kernels.acl.table",
+    "dpu_runtime.drivers.tap.port",
+    "dpu_runtime.device.wiring",
+    "dpu_runtime.device.supervisor",
+    "dpu_runtime.control.daemon",
 )
 HEAVY = {"numba", "llvmlite", "numpy", "pydantic", "pyroute2", "scapy"}
 
@@ -39,9 +39,9 @@ def test_all_files_keep_the_rule(rule):
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("kernels/x.py", "import drivers.tap"),
+        ("kernels/x.py", "import dpu_runtime.drivers.tap"),
         ("kernels/x.py", "from dpu_runtime import config"),
-        ("kernels/x.py", "def f():\n    from drivers import tap\n"),
+        ("kernels/x.py", "def f():\n    from dpu_runtime.drivers import tap\n"),
         ("drivers/x.py", "import dpu_runtime"),
         ("drivers/x.py", "from tests.kernels import batches"),
         ("dpu_runtime/x.py", "from bench import kernels"),
@@ -52,7 +52,7 @@ def test_an_import_upwards_is_caught(path, text):
 
 
 def test_an_import_downwards_is_allowed():
-    text = "from kernels.layout import META_DTYPE\nimport drivers.port\nfrom . import config\n"
+    text = "from dpu_runtime.kernels.layout import X\nimport dpu_runtime.drivers.port\nfrom . import x\n"
     assert found(conventions.imports_go_down, "dpu_runtime/x.py", text) == []
 
 
@@ -143,7 +143,15 @@ def test_a_kernel_file_without_a_test_is_caught():
         "kernels/x.py:1: no tests/kernels/test_x.py"
     ]
     test = Source("tests/kernels/test_y.py", "")
-    assert list(conventions.kernels_without_test([kernel, test], {"x": "y"})) == []
+    assert list(conventions.kernels_without_test([kernel, test], {"x": "kernels/test_y"})) == []
+    in_a_function = [Source("kernels/acl/z.py", kernel.text), Source("tests/functions/acl/test_z.py", "")]
+    assert list(conventions.kernels_without_test(in_a_function, {})) == []
+
+
+def test_a_floor_imported_from_the_top_is_caught():
+    planted = "from kernels.layout import META_DTYPE\nimport drivers\n"
+    assert len(found(conventions.floors_are_below_dpu_runtime, "bench/x.py", planted)) == 2
+    assert found(conventions.floors_are_below_dpu_runtime, "bench/x.py", "from bench import kernels\n") == []
 
 
 def test_tested_with_names_files_that_are_there():
@@ -157,7 +165,7 @@ def test_the_control_process_does_not_import_numba(module):
     assert not {"numba", "llvmlite"} & conventions.imports_of(module)
 
 
-@pytest.mark.parametrize("module", ["dpu_runtime", "dpu_runtime.cli"])
+@pytest.mark.parametrize("module", ["dpu_runtime", "dpu_runtime.cli.main"])
 def test_the_command_line_imports_nothing_heavy(module):
     assert not HEAVY & conventions.imports_of(module)
 

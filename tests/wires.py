@@ -4,7 +4,7 @@ import ctypes
 import socket
 import time
 
-from drivers.netns import run_in_netns
+from dpu_runtime.drivers.linux.netns import run_in_netns
 
 ETH_P_ALL = 0x0003  # linux/if_ether.h
 SOL_PACKET, PACKET_AUXDATA = 263, 8  # packet(7)

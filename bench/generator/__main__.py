@@ -18,8 +18,8 @@ from bench.generator.own_limit import own_limit
 from bench.generator.ports import AF_PACKET, AF_XDP, KernelPorts
 from bench.peers.hosts import stop_on_signals
 from bench.results import figure
+from dpu_runtime.drivers.port import PortError
 from dpu_runtime.host import DpuError
-from drivers.port import PortError
 
 TRANSPORTS = (AF_PACKET, AF_XDP, LIBDPU)
 UNITS = {"": 1, "k": 1_000, "M": 1_000_000}

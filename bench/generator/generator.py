@@ -12,10 +12,10 @@ from hdrh.histogram import HdrHistogram
 from bench.generator import histogram
 from bench.generator.layout import FRAME_BYTES_MIN, TICK_SHIFT, Count
 from bench.generator.loop import SCHEDULE_RATE, SCHEDULE_START, make_traffic, read_cycles
-from dpu_runtime.worker_thread import tsc_hz
-from kernels.drops import Drop
-from kernels.jit import cache_lock
-from kernels.reference import Lent
+from dpu_runtime.kernels.compile.jit import cache_lock
+from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.plane.worker_thread import tsc_hz
 
 SLICE_S = 0.1  # in the loop, between two looks at progress and signals
 DRAIN_SLICE_S = 0.005

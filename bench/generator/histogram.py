@@ -7,7 +7,7 @@ In:     ticks, 0 to 2**32 - 1.   Out: `HdrHistogram` with three significant digi
 import numpy as np
 from hdrh.histogram import HdrHistogram
 
-from kernels.jit import PYTHON_MODE, helper, primitive
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE, helper, primitive
 
 if not PYTHON_MODE:
     from llvmlite import ir

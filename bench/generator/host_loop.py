@@ -12,11 +12,11 @@ from bench.generator.layout import BURST, TICK_SHIFT, Count
 from bench.generator.loop import RX_BURSTS, due, note_sent, template_of
 from bench.generator.receive import receive_frame
 from bench.generator.stamp import put_front, write_stamp
-from dpu_runtime.host_packet import BUF_DTYPE
-from kernels.drops import Drop
-from kernels.jit import helper, kernel
-from kernels.layout import HEADER_BYTES
-from kernels.memory import address_of, copy_memory, cycles, load_u32, load_u64, store_u32
+from dpu_runtime.host.packet import BUF_DTYPE
+from dpu_runtime.kernels.compile.jit import helper, kernel
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import HEADER_BYTES
+from dpu_runtime.kernels.octets.memory import address_of, copy_memory, cycles, load_u32, load_u64, store_u32
 
 _QUEUE = np.int32(0)
 _0 = np.uint64(0)

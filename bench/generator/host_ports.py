@@ -9,8 +9,8 @@ import llvmlite.binding
 import numpy as np
 
 from dpu_runtime import host
-from dpu_runtime.host_packet import BUF_DTYPE
-from drivers.host.build_host import EXTENSION
+from dpu_runtime.drivers.host.build_host import EXTENSION
+from dpu_runtime.host.packet import BUF_DTYPE
 
 LIBDPU = "libdpu"
 CONNECT_MS = 1000

@@ -7,7 +7,7 @@ import enum
 
 import numpy as np
 
-from kernels.layout import BATCH_SIZE, HEADER_BYTES, HEADROOM_BYTES
+from dpu_runtime.kernels.layout import BATCH_SIZE, HEADER_BYTES, HEADROOM_BYTES
 
 FCS_BYTES = 4  # octets, IEEE 802.3 3.2.9; sizes of the command line have it, frames in memory have not
 FRAME_BYTES_MIN = 64 - FCS_BYTES  # octets, IEEE 802.3 4A.4.2

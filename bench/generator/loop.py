@@ -14,12 +14,12 @@ from bench.generator.histogram import BUCKETS
 from bench.generator.layout import BURST, FRAME_AT, TICK_SHIFT, WINDOW, Count
 from bench.generator.receive import receive_frame
 from bench.generator.stamp import put_front, write_stamp
-from drivers.burst import rx_burst, rx_done, tx_burst
-from drivers.port import PortCounter
-from kernels.drops import DROP_REASON_COUNT
-from kernels.jit import helper, kernel
-from kernels.layout import META_DTYPE, ROW_BYTES
-from kernels.memory import address_of, cycles
+from dpu_runtime.drivers.burst import rx_burst, rx_done, tx_burst
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.compile.jit import helper, kernel
+from dpu_runtime.kernels.drops import DROP_REASON_COUNT
+from dpu_runtime.kernels.layout import META_DTYPE, ROW_BYTES
+from dpu_runtime.kernels.octets.memory import address_of, cycles
 
 RX_BURSTS = 4  # between two that are sent, while they are full
 

@@ -26,7 +26,7 @@ from bench.generator.layout import (
     TEMPLATE_DTYPE,
 )
 from bench.generator.templates import finish, layer4_of
-from kernels.layout import ROW_BYTES
+from dpu_runtime.kernels.layout import ROW_BYTES
 
 IMIX = "imix"
 # "Simple IMIX": 7 of 64, 4 of 594 and 1 of 1518 octets with FCS, spread over each twelve packets

@@ -12,18 +12,18 @@ import numpy as np
 
 from bench.generator.layout import FRAME_AT
 from bench.generator.loop import exchange, send_one
-from dpu_runtime import config
-from dpu_runtime.batch import make_batch
-from dpu_runtime.shared import SharedState
-from drivers.af_packet.port import AfPacketPort
-from drivers.af_xdp.layout import BURST_FRAMES, QUEUE_FRAMES
-from drivers.af_xdp.port import AfXdpPort
-from drivers.af_xdp.umem import Umem
-from drivers.entries import load_entries
-from drivers.io import make_io
-from drivers.mapping import map_queues
-from drivers.port import Kind, PortCounter
-from kernels.reference import Lent
+from dpu_runtime.config import models as config
+from dpu_runtime.drivers.af_packet.port import AfPacketPort
+from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, QUEUE_FRAMES
+from dpu_runtime.drivers.af_xdp.port import AfXdpPort
+from dpu_runtime.drivers.af_xdp.umem import Umem
+from dpu_runtime.drivers.entries import load_entries
+from dpu_runtime.drivers.io import make_io
+from dpu_runtime.drivers.mapping import map_queues
+from dpu_runtime.drivers.port import Kind, PortCounter
+from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.plane.batch import make_batch
+from dpu_runtime.plane.shared import SharedState
 
 AF_PACKET, AF_XDP = "af_packet", "af_xdp"
 TX, RX, NO_PORT = 0, 1, -1  # numbers of the ports

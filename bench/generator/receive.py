@@ -9,7 +9,7 @@ import numpy as np
 from bench.generator.histogram import record
 from bench.generator.layout import MAGIC, TICK_SHIFT, WINDOW, Count
 from bench.generator.stamp import read_stamp
-from kernels.jit import helper
+from dpu_runtime.kernels.compile.jit import helper
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)

@@ -7,20 +7,8 @@ In:   frames by address.   Not: sequence numbers (receive.py); IPv6 extension he
 import numpy as np
 
 from bench.generator.layout import FRAME_AT, MAGIC, STAMP_BYTES, STAMP_DTYPE
-from kernels.crc32c import crc32c_update, crc_u16, crc_u32, crc_u64
-from kernels.jit import helper
-from kernels.memory import (
-    address_of,
-    copy_short,
-    load_u8,
-    load_u16,
-    load_u32,
-    load_u64,
-    store_u16,
-    store_u32,
-    store_u64,
-)
-from kernels.payload import (
+from dpu_runtime.kernels.checksum.crc32c import crc32c_update, crc_u16, crc_u32, crc_u64
+from dpu_runtime.kernels.checksum.payload import (
     ETHERNET_BYTES,
     IPPROTO_TCP,
     IPPROTO_UDP,
@@ -30,6 +18,18 @@ from kernels.payload import (
     TAGS_MAX,
     TCP_BYTES_MIN,
     UDP_BYTES,
+)
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.octets.memory import (
+    address_of,
+    copy_short,
+    load_u8,
+    load_u16,
+    load_u32,
+    load_u64,
+    store_u16,
+    store_u32,
+    store_u64,
 )
 
 # as a little-endian load sees them

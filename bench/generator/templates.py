@@ -7,11 +7,11 @@ import numpy as np
 
 from bench.generator.layout import FRAME_AT, ROW_FRAME_BYTES, STAMP_BYTES
 from bench.generator.stamp import find_layer4
-from kernels.checksum import ones_sum
-from kernels.crc32c import crc32c_update
-from kernels.jit import helper, kernel
-from kernels.memory import address_of, copy_memory, load_u8, store_u8, store_u16
-from kernels.payload import IPPROTO_TCP, IPPROTO_UDP, UDP_BYTES
+from dpu_runtime.kernels.checksum.crc32c import crc32c_update
+from dpu_runtime.kernels.checksum.internet import ones_sum
+from dpu_runtime.kernels.checksum.payload import IPPROTO_TCP, IPPROTO_UDP, UDP_BYTES
+from dpu_runtime.kernels.compile.jit import helper, kernel
+from dpu_runtime.kernels.octets.memory import address_of, copy_memory, load_u8, store_u8, store_u16
 
 UDP_CHECKSUM_AT, TCP_CHECKSUM_AT, IPV4_CHECKSUM_AT = 6, 16, 10  # octets
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.peers.dpu import settled_stats
 from bench.peers.hosts import ANYWHERE, CLIENT_ADDRESS, PREFIX, SERVER_ADDRESS, Assembled, Host
-from dpu_runtime.client import Client
+from dpu_runtime.api.client import Client
 from examples.dpu_daemon import DpuDaemon
 
 INTERFACE = "eth0"

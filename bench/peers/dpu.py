@@ -8,10 +8,10 @@ import signal
 import time
 from pathlib import Path
 
-from dpu_runtime.client import Client
-from dpu_runtime.shared import Control, SharedState
+from dpu_runtime.api.client import Client
+from dpu_runtime.kernels.switch import mac_table
+from dpu_runtime.plane.shared import Control, SharedState
 from examples.dpu_daemon import DpuDaemon
-from kernels import mac_table
 
 SETTLE_TRIES = 100  # readings of the counters until packets under way have arrived
 SETTLE_SECONDS = 0.02  # between them

@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.peers.compiled import compiled
 from bench.peers.hosts import Host, end
-from drivers.host import build_host
+from dpu_runtime.drivers.host import build_host
 
 HERE = Path(__file__).resolve().parent
 END_SECONDS_MAX = 15.0  # for connecting, and what is under way at the end

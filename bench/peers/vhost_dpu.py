@@ -9,7 +9,7 @@ import select
 import signal
 from pathlib import Path
 
-from dpu_runtime.client import Client
+from dpu_runtime.api.client import Client
 from examples.dpu_daemon import DpuDaemon
 
 LOOPED, JOINED, SWITCHED = "looped", "joined", "switched"

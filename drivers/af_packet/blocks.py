@@ -8,8 +8,8 @@ The cursor is the block's sequence number above the octet where its next packet 
 
 import numpy as np
 
-from drivers.af_packet.frame import finish_row, frame_into_row
-from drivers.af_packet.if_packet import (
+from dpu_runtime.drivers.af_packet.frame import finish_row, frame_into_row
+from dpu_runtime.drivers.af_packet.if_packet import (
     BLOCK_FIRST,
     BLOCK_PACKETS,
     BLOCK_STATUS,
@@ -25,11 +25,11 @@ from drivers.af_packet.if_packet import (
     TP_STATUS_USER,
     VNET_BYTES,
 )
-from kernels.atomic import load_acquire_u32, store_release_u32
-from kernels.drops import Drop
-from kernels.jit import helper
-from kernels.layout import BATCH_SIZE, BURST_BYTES_MAX, FRAME_BYTES_MAX
-from kernels.memory import address_of, load_u16, load_u32, prefetch
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import BATCH_SIZE, BURST_BYTES_MAX, FRAME_BYTES_MAX
+from dpu_runtime.kernels.octets.atomic import load_acquire_u32, store_release_u32
+from dpu_runtime.kernels.octets.memory import address_of, load_u16, load_u32, prefetch
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)

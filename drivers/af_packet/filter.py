@@ -12,7 +12,7 @@ import ctypes
 import os
 import struct
 
-from drivers.bpf import attributes, bpf
+from dpu_runtime.drivers.linux.bpf import attributes, bpf
 
 BPF_PROG_LOAD = 5
 BPF_PROG_TYPE_SOCKET_FILTER = 1

@@ -7,12 +7,29 @@ A tag that the kernel took off is put back.
 
 import numpy as np
 
-from drivers.af_packet.if_packet import TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, VNET_BYTES
-from kernels.jit import helper
-from kernels.layout import HEADER_BYTES, HEADROOM_BYTES, VIRTIO_NET_HDR_F_NEEDS_CSUM
-from kernels.memory import copy_short, load_u16, load_u32, load_u64, store_u16, store_u32, store_u64
-from kernels.payload import TAG_BYTES
-from kernels.virtio_net import CSUM_START_SHIFT, GSO_TYPE_SHIFT, HDR_LEN_SHIFT, VNET_HDR_BYTES
+from dpu_runtime.drivers.af_packet.if_packet import (
+    TP_STATUS_VLAN_TPID_VALID,
+    TP_STATUS_VLAN_VALID,
+    VNET_BYTES,
+)
+from dpu_runtime.kernels.checksum.payload import TAG_BYTES
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.layout import HEADER_BYTES, HEADROOM_BYTES, VIRTIO_NET_HDR_F_NEEDS_CSUM
+from dpu_runtime.kernels.octets.memory import (
+    copy_short,
+    load_u16,
+    load_u32,
+    load_u64,
+    store_u16,
+    store_u32,
+    store_u64,
+)
+from dpu_runtime.kernels.offload.virtio_net import (
+    CSUM_START_SHIFT,
+    GSO_TYPE_SHIFT,
+    HDR_LEN_SHIFT,
+    VNET_HDR_BYTES,
+)
 
 ETHERTYPE_VLAN = 0x8100  # IEEE 802.1Q 9.4
 

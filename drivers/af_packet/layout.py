@@ -7,7 +7,7 @@ Not: anything of numba.
 
 import numpy as np
 
-from kernels.layout import PORTS_MAX, WORKERS_MAX
+from dpu_runtime.kernels.layout import PORTS_MAX, WORKERS_MAX
 
 PACKET_QUEUE_DTYPE = np.dtype(
     [

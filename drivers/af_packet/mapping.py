@@ -8,8 +8,8 @@ import mmap
 import os
 import socket
 
-from drivers.af_packet.if_packet import SO_COOKIE, TPACKET_V3
-from drivers.af_packet.recovery import (
+from dpu_runtime.drivers.af_packet.if_packet import SO_COOKIE, TPACKET_V3
+from dpu_runtime.drivers.af_packet.recovery import (
     CURSOR_SHIFT,
     forget_read_packets,
     give_finished_blocks,

@@ -11,8 +11,8 @@ import re
 import socket
 import struct
 
-from drivers.af_packet.filter import NothingFilter, load_slot_filter
-from drivers.af_packet.if_packet import (
+from dpu_runtime.drivers.af_packet.filter import NothingFilter, load_slot_filter
+from dpu_runtime.drivers.af_packet.if_packet import (
     ETH_P_ALL,
     PACKET_FANOUT_FLAG_IGNORE_OUTGOING,
     PACKET_FANOUT_FLAG_UNIQUEID,
@@ -24,10 +24,10 @@ from drivers.af_packet.if_packet import (
     PacketOption,
     SocketOption,
 )
-from drivers.bpf import BpfError
-from drivers.interface import InterfaceDriver
-from drivers.netns import run_in_netns
-from drivers.port import Capabilities, Kind, PortError
+from dpu_runtime.drivers.interface import InterfaceDriver
+from dpu_runtime.drivers.linux.bpf import BpfError
+from dpu_runtime.drivers.linux.netns import run_in_netns
+from dpu_runtime.drivers.port import Capabilities, Kind, PortError
 
 BLOCK_BYTES = 256 << 10  # a block takes three GSO frames of 64 KB
 BLOCKS = 32

@@ -7,19 +7,28 @@ Not:    the two forms of the ring (blocks.py, slots.py), sending (transmit.py).
 
 import numpy as np
 
-from drivers.af_packet.blocks import give_blocks, take_from_blocks
-from drivers.af_packet.if_packet import (
+from dpu_runtime.drivers.af_packet.blocks import give_blocks, take_from_blocks
+from dpu_runtime.drivers.af_packet.if_packet import (
     SOL_PACKET,
     STATISTICS_BYTES,
     STATISTICS_DROPS,
     TPACKET_V3,
     PacketOption,
 )
-from drivers.af_packet.slots import give_slots, take_from_slots
-from drivers.libc import EAGAIN, ENETDOWN, ENODEV, SO_ERROR, SOL_SOCKET, errno, getsockname, getsockopt
-from drivers.port import PortCounter
-from kernels.jit import helper
-from kernels.memory import address_of, load_u32, store_u32
+from dpu_runtime.drivers.af_packet.slots import give_slots, take_from_slots
+from dpu_runtime.drivers.linux.libc import (
+    EAGAIN,
+    ENETDOWN,
+    ENODEV,
+    SO_ERROR,
+    SOL_SOCKET,
+    errno,
+    getsockname,
+    getsockopt,
+)
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.octets.memory import address_of, load_u32, store_u32
 
 SLL_IFINDEX_OFFSET = 4  # octets, struct sockaddr_ll, packet(7)
 SLL_BYTES = 20

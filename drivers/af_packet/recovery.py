@@ -7,7 +7,7 @@ Not:    mapping the rings (mapping.py).
 import ctypes
 import socket
 
-from drivers.af_packet.if_packet import (
+from dpu_runtime.drivers.af_packet.if_packet import (
     BLOCK_SEQUENCE,
     BLOCK_STATUS,
     PACKET_STATUS,

@@ -9,8 +9,8 @@ The cursor is the number of slots taken so far.
 
 import numpy as np
 
-from drivers.af_packet.frame import finish_row, frame_into_row
-from drivers.af_packet.if_packet import (
+from dpu_runtime.drivers.af_packet.frame import finish_row, frame_into_row
+from dpu_runtime.drivers.af_packet.if_packet import (
     SLOT_LEN,
     SLOT_MAC,
     SLOT_SNAPLEN,
@@ -23,12 +23,18 @@ from drivers.af_packet.if_packet import (
     TP_STATUS_USER,
     VNET_BYTES,
 )
-from drivers.libc import EINTR, errno, readv
-from kernels.atomic import load_acquire_u32, store_release_u32
-from kernels.drops import Drop
-from kernels.jit import helper
-from kernels.layout import BATCH_SIZE, BURST_BYTES_MAX, FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
-from kernels.memory import address_of, load_u16, load_u32, prefetch
+from dpu_runtime.drivers.linux.libc import EINTR, errno, readv
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import (
+    BATCH_SIZE,
+    BURST_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    HEADER_BYTES,
+    HEADROOM_BYTES,
+)
+from dpu_runtime.kernels.octets.atomic import load_acquire_u32, store_release_u32
+from dpu_runtime.kernels.octets.memory import address_of, load_u16, load_u32, prefetch
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)

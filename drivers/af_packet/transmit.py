@@ -11,7 +11,7 @@ takes frames from nowhere else.
 
 import numpy as np
 
-from drivers.af_packet.if_packet import (
+from dpu_runtime.drivers.af_packet.if_packet import (
     PACKET_HEADER_BYTES,
     PACKET_LEN,
     PACKET_STATUS,
@@ -21,14 +21,26 @@ from drivers.af_packet.if_packet import (
     TP_STATUS_WRONG_FORMAT,
     VNET_BYTES,
 )
-from drivers.af_packet.layout import PACKET_QUEUE_DTYPE
-from drivers.libc import EAGAIN, EINTR, ENETDOWN, ENOBUFS, ENOMEM, ENXIO, MSG_DONTWAIT, errno, send, writev
-from drivers.port import PortCounter
-from kernels.atomic import load_acquire_u32, pause, store_release_u32, try_lock
-from kernels.drops import Drop
-from kernels.jit import helper
-from kernels.layout import WORKERS_MAX
-from kernels.memory import (
+from dpu_runtime.drivers.af_packet.layout import PACKET_QUEUE_DTYPE
+from dpu_runtime.drivers.linux.libc import (
+    EAGAIN,
+    EINTR,
+    ENETDOWN,
+    ENOBUFS,
+    ENOMEM,
+    ENXIO,
+    MSG_DONTWAIT,
+    errno,
+    send,
+    writev,
+)
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.checksum.payload import PIECE_BYTES, copy_octets, piece_count
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import WORKERS_MAX
+from dpu_runtime.kernels.octets.atomic import load_acquire_u32, pause, store_release_u32, try_lock
+from dpu_runtime.kernels.octets.memory import (
     address_of,
     copy_memory,
     copy_short,
@@ -38,8 +50,7 @@ from kernels.memory import (
     store_u32,
     store_u64,
 )
-from kernels.payload import PIECE_BYTES, copy_octets, piece_count
-from kernels.virtio_net import HDR_LEN_SHIFT, VNET_HDR_BYTES, encode_vnet
+from dpu_runtime.kernels.offload.virtio_net import HDR_LEN_SHIFT, VNET_HDR_BYTES, encode_vnet
 
 LOCK_TRIES_MAX = 1000  # some tens of microseconds: another worker's burst takes less
 

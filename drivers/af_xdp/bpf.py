@@ -14,7 +14,7 @@ import ctypes
 import os
 import struct
 
-from drivers.bpf import attributes, bpf
+from dpu_runtime.drivers.linux.bpf import attributes, bpf
 
 BPF_MAP_CREATE, BPF_MAP_UPDATE_ELEM, BPF_PROG_LOAD, BPF_LINK_CREATE = 0, 2, 5, 28  # enum bpf_cmd
 BPF_MAP_TYPE_XSKMAP = 17

@@ -7,11 +7,18 @@ Not:  the rings (rings.py).
 
 import numpy as np
 
-from drivers.af_xdp.layout import FRAME_BYTES, FRAME_SHIFT, HOLDER_NONE, POOL_FREE, POOL_LOCK, POOL_UMEM
-from kernels.atomic import pause, store_release_u32, try_lock
-from kernels.jit import helper
-from kernels.memory import address_of
-from kernels.payload import copy_octets
+from dpu_runtime.drivers.af_xdp.layout import (
+    FRAME_BYTES,
+    FRAME_SHIFT,
+    HOLDER_NONE,
+    POOL_FREE,
+    POOL_LOCK,
+    POOL_UMEM,
+)
+from dpu_runtime.kernels.checksum.payload import copy_octets
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.octets.atomic import pause, store_release_u32, try_lock
+from dpu_runtime.kernels.octets.memory import address_of
 
 NO_FRAME = 0xFFFF_FFFF  # in the list of a burst: the frame was handed on
 

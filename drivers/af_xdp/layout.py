@@ -7,7 +7,7 @@ Not: anything of numba.
 
 import numpy as np
 
-from kernels.layout import PORTS_MAX, WORKERS_MAX
+from dpu_runtime.kernels.layout import PORTS_MAX, WORKERS_MAX
 
 FRAME_SHIFT = 11
 FRAME_BYTES = 1 << FRAME_SHIFT  # octets of a frame, linux/if_xdp.h chunk_size

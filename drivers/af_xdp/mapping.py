@@ -12,7 +12,7 @@ import os
 
 import numpy as np
 
-from drivers.af_xdp.layout import (
+from dpu_runtime.drivers.af_xdp.layout import (
     FRAME_BYTES,
     HOLDER_GONE,
     HOLDER_NONE,
@@ -23,9 +23,9 @@ from drivers.af_xdp.layout import (
     RINGS,
     xdp_queue_name,
 )
-from drivers.af_xdp.rings import POOL_ARRAYS, start_queue
-from drivers.af_xdp.socket import ENTRY_BYTES, XDP_RING_PAGE
-from drivers.af_xdp.umem import map_memory, unmap_memory
+from dpu_runtime.drivers.af_xdp.rings import POOL_ARRAYS, start_queue
+from dpu_runtime.drivers.af_xdp.socket import ENTRY_BYTES, XDP_RING_PAGE
+from dpu_runtime.drivers.af_xdp.umem import map_memory, unmap_memory
 
 
 class _Memory:

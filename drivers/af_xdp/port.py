@@ -11,9 +11,9 @@ import os
 import socket
 import struct
 
-from drivers.af_xdp import bpf
-from drivers.af_xdp.layout import FRAME_BYTES, FRAME_ROOM, PACKET_FRAMES_MAX
-from drivers.af_xdp.socket import (
+from dpu_runtime.drivers.af_xdp import bpf
+from dpu_runtime.drivers.af_xdp.layout import FRAME_BYTES, FRAME_ROOM, PACKET_FRAMES_MAX
+from dpu_runtime.drivers.af_xdp.socket import (
     XDP_COPY,
     XDP_USE_SG,
     XDP_ZEROCOPY,
@@ -23,10 +23,10 @@ from drivers.af_xdp.socket import (
     open_socket,
     ring_offsets,
 )
-from drivers.bpf import BpfError
-from drivers.interface import InterfaceDriver
-from drivers.netns import run_in_netns
-from drivers.port import Capabilities, Kind, PortError
+from dpu_runtime.drivers.interface import InterfaceDriver
+from dpu_runtime.drivers.linux.bpf import BpfError
+from dpu_runtime.drivers.linux.netns import run_in_netns
+from dpu_runtime.drivers.port import Capabilities, Kind, PortError
 
 MODES = {  # of `xdp_mode`, in the order they are tried: (how the program is attached, how the queue is bound)
     "zerocopy": (bpf.XDP_FLAGS_DRV_MODE, XDP_ZEROCOPY),

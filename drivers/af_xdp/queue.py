@@ -7,10 +7,15 @@ Not:  the rings themselves (rings.py), the stack of free frames (frames.py).
 
 import numpy as np
 
-from drivers import libc
-from drivers.af_xdp.frames import NO_FRAME, copy_to_frame, frames_of, give_frames, take_frames
-from drivers.af_xdp.layout import BURST_FRAMES, FRAME_SHIFT, PACKET_FRAMES_MAX, POOL_UMEM, SEND_FRAMES
-from drivers.af_xdp.rings import (
+from dpu_runtime.drivers.af_xdp.frames import NO_FRAME, copy_to_frame, frames_of, give_frames, take_frames
+from dpu_runtime.drivers.af_xdp.layout import (
+    BURST_FRAMES,
+    FRAME_SHIFT,
+    PACKET_FRAMES_MAX,
+    POOL_UMEM,
+    SEND_FRAMES,
+)
+from dpu_runtime.drivers.af_xdp.rings import (
     XDP_RING_NEED_WAKEUP,
     lock_sending,
     post_frames,
@@ -21,11 +26,11 @@ from drivers.af_xdp.rings import (
     tx_put,
     unlock_sending,
 )
-from drivers.port import PortCounter
-from kernels.atomic import load_acquire_u32, load_once_u32, store_release_u32
-from kernels.drops import Drop
-from kernels.jit import helper
-from kernels.layout import (
+from dpu_runtime.drivers.linux import libc
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import (
     BATCH_SIZE,
     BURST_BYTES_MAX,
     FRAME_BYTES_MAX,
@@ -33,8 +38,9 @@ from kernels.layout import (
     HEADROOM_BYTES,
     PAYLOAD_PIECES_MAX,
 )
-from kernels.memory import address_of, copy_short, load_u64, prefetch, store_u32, store_u64
-from kernels.virtio_net import VNET_HDR_BYTES
+from dpu_runtime.kernels.octets.atomic import load_acquire_u32, load_once_u32, store_release_u32
+from dpu_runtime.kernels.octets.memory import address_of, copy_short, load_u64, prefetch, store_u32, store_u64
+from dpu_runtime.kernels.offload.virtio_net import VNET_HDR_BYTES
 
 KICKS_MAX = 16  # calls to have a burst sent that the device has no room for at once
 PREFETCH_PACKETS = 4  # ahead of the one at hand

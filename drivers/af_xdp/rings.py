@@ -13,8 +13,8 @@ Not:  octets of packets.
 
 import numpy as np
 
-from drivers.af_xdp.frames import lock_pool, unlock_pool
-from drivers.af_xdp.layout import (
+from dpu_runtime.drivers.af_xdp.frames import lock_pool, unlock_pool
+from dpu_runtime.drivers.af_xdp.layout import (
     FILL_FRAMES,
     FRAME_SHIFT,
     HOLDER_GONE,
@@ -23,10 +23,16 @@ from drivers.af_xdp.layout import (
     RING_ENTRIES,
     XDP_QUEUE_DTYPE,
 )
-from kernels.atomic import load_acquire_u32, load_once_u32, pause, store_release_u32, try_lock
-from kernels.jit import helper, kernel
-from kernels.layout import WORKERS_MAX
-from kernels.memory import address_of, load_u64, store_u64
+from dpu_runtime.kernels.compile.jit import helper, kernel
+from dpu_runtime.kernels.layout import WORKERS_MAX
+from dpu_runtime.kernels.octets.atomic import (
+    load_acquire_u32,
+    load_once_u32,
+    pause,
+    store_release_u32,
+    try_lock,
+)
+from dpu_runtime.kernels.octets.memory import address_of, load_u64, store_u64
 
 XDP_RING_NEED_WAKEUP = 1  # in a ring's flags
 XDP_PKT_CONTD = np.uint64(1)  # in a descriptor's options: the packet goes on in the next one

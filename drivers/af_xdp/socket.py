@@ -13,8 +13,8 @@ import socket
 import struct
 import time
 
-from drivers.af_xdp.layout import FRAME_BYTES, RING_ENTRIES, RINGS
-from drivers.af_xdp.umem import map_memory, unmap_memory
+from dpu_runtime.drivers.af_xdp.layout import FRAME_BYTES, RING_ENTRIES, RINGS
+from dpu_runtime.drivers.af_xdp.umem import map_memory, unmap_memory
 
 AF_XDP, SOL_XDP = 44, 283
 XDP_MMAP_OFFSETS, XDP_UMEM_REG = 1, 4  # socket options

@@ -10,8 +10,8 @@ import ctypes
 import errno
 import os
 
-from drivers.af_xdp.layout import BURST_FRAMES, FRAME_BYTES, QUEUE_FRAMES
-from drivers.port import PortError
+from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, FRAME_BYTES, QUEUE_FRAMES
+from dpu_runtime.drivers.port import PortError
 
 
 class Umem:

@@ -1,1 +1,1 @@
-"""libdpu: a host program's side of a port, in C; `build_host.py` makes `drivers.host._libdpu` of it."""
+"""libdpu: a host program's side of a port, in C; `build_host.py` makes the module `_libdpu` of it."""

@@ -1,6 +1,6 @@
-"""Compile libdpu into `drivers.host._libdpu`, for Python: cffi in API mode.
+"""Compile libdpu into `dpu_runtime.drivers.host._libdpu`, for Python: cffi in API mode.
 
-    python -m drivers.host.build_host
+    python -m dpu_runtime.drivers.host.build_host
 
 Source: cffi documentation, "Main mode of usage". The declarations are those of dpu.h, between its two
 marks, so that there is one place for them. The extension holds the library itself; it needs no libdpu.so.
@@ -17,7 +17,7 @@ import cffi
 
 HOST = Path(__file__).resolve().parent
 ROOT = HOST.parent.parent
-MODULE = "drivers.host._libdpu"
+MODULE = "dpu_runtime.drivers.host._libdpu"
 EXTENSION = HOST / f"_libdpu{sysconfig.get_config_var('EXT_SUFFIX')}"
 BEGIN, END = "/* cffi: begin */", "/* cffi: end */"
 

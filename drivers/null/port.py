@@ -6,7 +6,7 @@ Not: an interface. A null port swallows traffic: for tests, for measuring what t
 
 import os
 
-from drivers.port import Capabilities, Kind, PortError
+from dpu_runtime.drivers.port import Capabilities, Kind, PortError
 
 
 class NullPort:

@@ -5,9 +5,9 @@ In/out: a batch, as in drivers/tap/queue.py; frames are neither read nor changed
 
 import numpy as np
 
-from drivers.libc import EAGAIN
-from drivers.port import PortCounter
-from kernels.jit import helper
+from dpu_runtime.drivers.linux.libc import EAGAIN
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.compile.jit import helper
 
 
 @helper

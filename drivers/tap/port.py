@@ -1,7 +1,7 @@
 """TAP port, control half: make the interface and say what it can do.
 
 Source: linux/if_tun.h, Documentation/networking/tuntap.rst.
-Not:    addresses, routes, MTU and link state; `dpu_runtime/wiring.py` sets those.
+Not:    addresses, routes, MTU and link state; `dpu_runtime/device/wiring.py` sets those.
 """
 
 import errno
@@ -15,8 +15,8 @@ import threading
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from drivers.netns import open_netns, run_in_netns, run_in_new_netns
-from drivers.port import Capabilities, Kind, PortError
+from dpu_runtime.drivers.linux.netns import open_netns, run_in_netns, run_in_new_netns
+from dpu_runtime.drivers.port import Capabilities, Kind, PortError
 
 TUN_DEVICE = "/dev/net/tun"
 TUNSETIFF = 0x400454CA

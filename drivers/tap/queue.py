@@ -6,14 +6,20 @@ In/out: a batch; the virtio-net header lies in the row, right in front of the fr
 
 import numpy as np
 
-from drivers.libc import EAGAIN, EINTR, EIO, ENOBUFS, ENOMEM, errno, readv, writev
-from drivers.port import PortCounter
-from kernels.drops import Drop
-from kernels.jit import helper
-from kernels.layout import BATCH_SIZE, BURST_BYTES_MAX, FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
-from kernels.memory import address_of, store_u64
-from kernels.payload import PIECE_BYTES, piece_count
-from kernels.virtio_net import VNET_HDR_BYTES, encode_vnet
+from dpu_runtime.drivers.linux.libc import EAGAIN, EINTR, EIO, ENOBUFS, ENOMEM, errno, readv, writev
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.checksum.payload import PIECE_BYTES, piece_count
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import (
+    BATCH_SIZE,
+    BURST_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    HEADER_BYTES,
+    HEADROOM_BYTES,
+)
+from dpu_runtime.kernels.octets.memory import address_of, store_u64
+from dpu_runtime.kernels.offload.virtio_net import VNET_HDR_BYTES, encode_vnet
 
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX + 1 - HEADER_BYTES  # octets; one more than fits shows a truncation
 ARENA_BYTES = BURST_BYTES_MAX + BATCH_SIZE * 64 + 2 * FRAME_BYTES_MAX  # octets, payloads of one burst

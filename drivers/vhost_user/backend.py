@@ -10,10 +10,10 @@ Memory and descriptors that a snapshot names no more are given up only when ever
 import contextlib
 import os
 
-from drivers.vhost_user import recovery
-from drivers.vhost_user.features import VIRTIO_F_RING_PACKED
-from drivers.vhost_user.inflight import queue_bytes
-from drivers.vhost_user.layout import (
+from dpu_runtime.drivers.vhost_user import recovery
+from dpu_runtime.drivers.vhost_user.features import VIRTIO_F_RING_PACKED
+from dpu_runtime.drivers.vhost_user.inflight import queue_bytes
+from dpu_runtime.drivers.vhost_user.layout import (
     NO_LOG,
     REGION_GUEST,
     REGION_LOCAL,

@@ -3,8 +3,8 @@
 Spec: virtio 1.2 5.1.3 (feature bits), 5.1.3.1 (which needs which).
 """
 
-from drivers.port import Capabilities
-from drivers.vhost_user import features as f
+from dpu_runtime.drivers.port import Capabilities
+from dpu_runtime.drivers.vhost_user import features as f
 
 _PROTOCOL = "VHOST_USER_PROTOCOL_F_"
 _PROTOCOL_NAMES = {bit: name.removeprefix(_PROTOCOL) for name, bit in vars(f).items() if _PROTOCOL in name}

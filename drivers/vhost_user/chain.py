@@ -7,10 +7,10 @@ Not:  which descriptor comes next; split.py and packed.py know their rings.
 
 import numpy as np
 
-from drivers.vhost_user.layout import REGION_GUEST, REGION_LOCAL, REGION_SIZE
-from kernels.atomic import load_once_u64
-from kernels.drops import Drop
-from kernels.jit import helper
+from dpu_runtime.drivers.vhost_user.layout import REGION_GUEST, REGION_LOCAL, REGION_SIZE
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.octets.atomic import load_once_u64
 
 DESC_F_NEXT = 1  # virtio 1.2 2.7.5
 DESC_F_WRITE = 2

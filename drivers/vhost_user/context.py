@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-from drivers.vhost_user.descriptors import Descriptors
-from drivers.vhost_user.errors import MessageError
-from drivers.vhost_user.messages import Message
-from drivers.vhost_user.state import State
+from dpu_runtime.drivers.vhost_user.descriptors import Descriptors
+from dpu_runtime.drivers.vhost_user.errors import MessageError
+from dpu_runtime.drivers.vhost_user.messages import Message
+from dpu_runtime.drivers.vhost_user.state import State
 
 
 class Offer(NamedTuple):

@@ -7,7 +7,7 @@ Not:  frames that owe a checksum or are to be cut: what they claim must be parse
 
 import numpy as np
 
-from drivers.vhost_user.exchange import (
+from dpu_runtime.drivers.vhost_user.exchange import (
     book_down,
     count_tx,
     give_reserved,
@@ -17,14 +17,14 @@ from drivers.vhost_user.exchange import (
     track_reserved,
     unlock_ring,
 )
-from drivers.vhost_user.features import VIRTIO_NET_F_MRG_RXBUF
-from drivers.vhost_user.frames import scatter
-from drivers.vhost_user.ring import ring_cursor, ring_is_packed
-from kernels.atomic import load_once_u16
-from kernels.jit import helper
-from kernels.layout import FRAME_BYTES_MAX
-from kernels.memory import address_of, copy_short, store_u32, store_u64
-from kernels.virtio_net import NUM_BUFFERS_SHIFT, VNET_HDR_BYTES
+from dpu_runtime.drivers.vhost_user.features import VIRTIO_NET_F_MRG_RXBUF
+from dpu_runtime.drivers.vhost_user.frames import scatter
+from dpu_runtime.drivers.vhost_user.ring import ring_cursor, ring_is_packed
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.layout import FRAME_BYTES_MAX
+from dpu_runtime.kernels.octets.atomic import load_once_u16
+from dpu_runtime.kernels.octets.memory import address_of, copy_short, store_u32, store_u64
+from dpu_runtime.kernels.offload.virtio_net import NUM_BUFFERS_SHIFT, VNET_HDR_BYTES
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)

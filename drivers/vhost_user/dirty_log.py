@@ -9,9 +9,9 @@ Not:  what lies beyond the log: it is not marked.
 
 import numpy as np
 
-from drivers.vhost_user.layout import LOG_PAGE_BYTES
-from kernels.jit import helper
-from kernels.memory import or_u8
+from dpu_runtime.drivers.vhost_user.layout import LOG_PAGE_BYTES
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.octets.memory import or_u8
 
 PAGE_SHIFT = np.uint64(12)  # bits of an address
 OCTET_SHIFT = np.uint64(3)  # bits of a page number

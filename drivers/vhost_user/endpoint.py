@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 
-from drivers.port import PortError
+from dpu_runtime.drivers.port import PortError
 
 PATH_BYTES_MAX = 107  # sun_path without its 0, unix(7)
 BACKLOG = 4

@@ -6,15 +6,15 @@ Not:  octets of frames (frames.py), the ring formats (split.py, packed.py).
 
 import numpy as np
 
-from drivers.io import PIECES_MAX
-from drivers.libc import write
-from drivers.port import PortCounter
-from drivers.vhost_user.chain import NOTHING
-from drivers.vhost_user.dirty_log import log_write
-from drivers.vhost_user.features import VIRTIO_NET_F_MRG_RXBUF
-from drivers.vhost_user.inflight_log import inflight_given, inflight_giving, inflight_taken
-from drivers.vhost_user.layout import CHAIN_MAX, FAULT_BUFFER, NO_LOG, RING_DTYPE, RINGS_MAX
-from drivers.vhost_user.ring import (
+from dpu_runtime.drivers.io import PIECES_MAX
+from dpu_runtime.drivers.linux.libc import write
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.drivers.vhost_user.chain import NOTHING
+from dpu_runtime.drivers.vhost_user.dirty_log import log_write
+from dpu_runtime.drivers.vhost_user.features import VIRTIO_NET_F_MRG_RXBUF
+from dpu_runtime.drivers.vhost_user.inflight_log import inflight_given, inflight_giving, inflight_taken
+from dpu_runtime.drivers.vhost_user.layout import CHAIN_MAX, FAULT_BUFFER, NO_LOG, RING_DTYPE, RINGS_MAX
+from dpu_runtime.drivers.vhost_user.ring import (
     prefetch_descriptor,
     ring_begin,
     ring_cursor,
@@ -25,12 +25,12 @@ from drivers.vhost_user.ring import (
     ring_waiting,
     ring_wants_call,
 )
-from kernels.atomic import pause, store_release_u32, try_lock
-from kernels.drops import Drop
-from kernels.jit import helper
-from kernels.layout import BATCH_SIZE, BURST_BYTES_MAX
-from kernels.memory import address_of, prefetch, prefetch_write
-from kernels.virtio_net import VNET_HDR_BYTES
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import BATCH_SIZE, BURST_BYTES_MAX
+from dpu_runtime.kernels.octets.atomic import pause, store_release_u32, try_lock
+from dpu_runtime.kernels.octets.memory import address_of, prefetch, prefetch_write
+from dpu_runtime.kernels.offload.virtio_net import VNET_HDR_BYTES
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)

@@ -7,11 +7,11 @@ Spec: virtio 1.2 5.1.6 (struct virtio_net_hdr), 5.1.6.3.1 and 5.1.6.4 (num_buffe
 
 import numpy as np
 
-from kernels.drops import Drop
-from kernels.jit import helper
-from kernels.layout import FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
-from kernels.memory import address_of, copy_short, load_u64
-from kernels.virtio_net import VNET_HDR_BYTES
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
+from dpu_runtime.kernels.octets.memory import address_of, copy_short, load_u64
+from dpu_runtime.kernels.offload.virtio_net import VNET_HDR_BYTES
 
 FRONT_BYTES = VNET_HDR_BYTES + HEADER_BYTES  # octets of a buffer that go into the row
 

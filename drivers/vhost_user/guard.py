@@ -19,11 +19,11 @@ import signal
 
 import numpy as np
 
-from drivers.libc import errno, mmap, raise_signal, set_errno, sigaction, write
-from drivers.vhost_user.layout import REGIONS_MAX
-from kernels.jit import callback, helper
-from kernels.layout import PORTS_MAX
-from kernels.memory import load_acquire_u64, load_u32, load_u64, store_u64
+from dpu_runtime.drivers.linux.libc import errno, mmap, raise_signal, set_errno, sigaction, write
+from dpu_runtime.drivers.vhost_user.layout import REGIONS_MAX
+from dpu_runtime.kernels.compile.jit import callback, helper
+from dpu_runtime.kernels.layout import PORTS_MAX
+from dpu_runtime.kernels.octets.memory import load_acquire_u64, load_u32, load_u64, store_u64
 
 PROT_READ_WRITE = 0x3  # asm-generic/mman-common.h
 MAP_SHARED = 0x01

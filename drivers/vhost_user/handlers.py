@@ -8,13 +8,13 @@ Not:  GET_VRING_BASE's answer and acknowledgements; `session.py`.
 import fcntl
 import os
 
-from drivers.vhost_user import features as f
-from drivers.vhost_user import inflight, ring_check
-from drivers.vhost_user.context import Reply
-from drivers.vhost_user.errors import MessageError
-from drivers.vhost_user.layout import REGIONS_MAX, RING_SIZE_MAX
-from drivers.vhost_user.memory_table import add_region, check_file, remove_region
-from drivers.vhost_user.messages import (
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user import inflight, ring_check
+from dpu_runtime.drivers.vhost_user.context import Reply
+from dpu_runtime.drivers.vhost_user.errors import MessageError
+from dpu_runtime.drivers.vhost_user.layout import REGIONS_MAX, RING_SIZE_MAX
+from dpu_runtime.drivers.vhost_user.memory_table import add_region, check_file, remove_region
+from dpu_runtime.drivers.vhost_user.messages import (
     ADDR_FLAGS_KNOWN,
     VRING_F_LOG,
     InflightArea,

@@ -13,10 +13,10 @@ write anything into it: nothing that is read from it is used as an index here.
 
 import numpy as np
 
-from drivers.vhost_user.chain import first_word, second_word
-from kernels.atomic import fence_release, load_acquire_u16
-from kernels.jit import helper
-from kernels.memory import store_u8, store_u16, store_u64
+from dpu_runtime.drivers.vhost_user.chain import first_word, second_word
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.octets.atomic import fence_release, load_acquire_u16
+from dpu_runtime.kernels.octets.memory import store_u8, store_u16, store_u64
 
 # QueueRegionSplit, octets from its start
 SPLIT_LAST_BATCH_HEAD = 12

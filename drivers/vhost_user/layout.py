@@ -13,8 +13,8 @@ Addresses and descriptors are that process's own, and the next one writes them a
 
 import numpy as np
 
-from drivers.vhost_user import QUEUE_PAIRS_MAX
-from kernels.layout import PORTS_MAX
+from dpu_runtime.drivers.vhost_user import QUEUE_PAIRS_MAX
+from dpu_runtime.kernels.layout import PORTS_MAX
 
 RINGS_MAX = 2 * QUEUE_PAIRS_MAX
 RING_SIZE_MAX = 32768  # descriptors, virtio 1.2 2.7 and 2.8.10.1
@@ -81,7 +81,7 @@ DEVICE_DTYPE = np.dtype(
 )
 LOG_PAGE_BYTES = 4096  # vhost-user: "Migration"
 
-# Arrays of the shared memory, for dpu_runtime/shared.py: name -> (dtype, shape).
+# Arrays of the shared memory, for dpu_runtime/plane/shared.py: name -> (dtype, shape).
 VHOST_LAYOUT = {
     "rings": (RING_DTYPE, (PORTS_MAX, RINGS_MAX)),
     "regions": ("u8", (PORTS_MAX, REGIONS_MAX, REGION_WORDS)),

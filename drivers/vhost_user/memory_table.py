@@ -9,8 +9,8 @@ import os
 import stat
 from typing import NamedTuple
 
-from drivers.vhost_user.errors import MessageError
-from drivers.vhost_user.layout import REGIONS_MAX
+from dpu_runtime.drivers.vhost_user.errors import MessageError
+from dpu_runtime.drivers.vhost_user.layout import REGIONS_MAX
 
 ADDRESS_END = 1 << 64
 FILE_END = 1 << 63  # off_t

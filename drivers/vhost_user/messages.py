@@ -9,8 +9,8 @@ import os
 import struct
 from typing import NamedTuple
 
-from drivers.vhost_user.errors import FramingError, MessageError
-from drivers.vhost_user.memory_table import Region
+from dpu_runtime.drivers.vhost_user.errors import FramingError, MessageError
+from dpu_runtime.drivers.vhost_user.memory_table import Region
 
 VERSION = 1
 VERSION_MASK = 0x3

@@ -13,7 +13,7 @@ process that dies in between leaves chains to give back in front of those it gav
 
 import numpy as np
 
-from drivers.vhost_user.chain import (
+from dpu_runtime.drivers.vhost_user.chain import (
     BAD_ADDRESS,
     BAD_CHAIN,
     DESC_BYTES,
@@ -30,11 +30,11 @@ from drivers.vhost_user.chain import (
     translate,
     wrong_direction,
 )
-from drivers.vhost_user.features import VIRTIO_F_EVENT_IDX
-from drivers.vhost_user.layout import CHAIN_MAX
-from kernels.atomic import fence, load_acquire_u16, load_once_u32, store_release_u64
-from kernels.jit import helper
-from kernels.memory import store_u32
+from dpu_runtime.drivers.vhost_user.features import VIRTIO_F_EVENT_IDX
+from dpu_runtime.drivers.vhost_user.layout import CHAIN_MAX
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.octets.atomic import fence, load_acquire_u16, load_once_u32, store_release_u64
+from dpu_runtime.kernels.octets.memory import store_u32
 
 DESC_F_AVAIL = 1 << 7  # virtio 1.2 2.8.1
 DESC_F_USED = 1 << 15

@@ -12,14 +12,14 @@ import random
 import socket
 import threading
 
-from drivers.port import Kind
-from drivers.vhost_user import QUEUE_PAIRS_MAX, capabilities, endpoint
-from drivers.vhost_user.context import Offer
-from drivers.vhost_user.descriptors import Descriptors
-from drivers.vhost_user.features import PROTOCOL_FEATURES
-from drivers.vhost_user.session import Session
-from drivers.vhost_user.state import State
-from drivers.vhost_user.stream import MessageStream, until_readable
+from dpu_runtime.drivers.port import Kind
+from dpu_runtime.drivers.vhost_user import QUEUE_PAIRS_MAX, capabilities, endpoint
+from dpu_runtime.drivers.vhost_user.context import Offer
+from dpu_runtime.drivers.vhost_user.descriptors import Descriptors
+from dpu_runtime.drivers.vhost_user.features import PROTOCOL_FEATURES
+from dpu_runtime.drivers.vhost_user.session import Session
+from dpu_runtime.drivers.vhost_user.state import State
+from dpu_runtime.drivers.vhost_user.stream import MessageStream, until_readable
 
 log = logging.getLogger("dpu.vhost_user")
 

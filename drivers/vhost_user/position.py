@@ -13,8 +13,8 @@ in a ring without indirect descriptors that is nearly full of longer chains.
 
 import ctypes
 
-from drivers.vhost_user.chain import DESC_BYTES
-from drivers.vhost_user.packed import DESC_F_AVAIL, DESC_F_USED, WRAP_BIT
+from dpu_runtime.drivers.vhost_user.chain import DESC_BYTES
+from dpu_runtime.drivers.vhost_user.packed import DESC_F_AVAIL, DESC_F_USED, WRAP_BIT
 
 _ID_OFFSET = 12  # octets into a descriptor
 _FLAGS_OFFSET = 14

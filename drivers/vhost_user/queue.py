@@ -7,10 +7,10 @@ Not:  the ring formats (split.py, packed.py), moving octets (frames.py).
 
 import numpy as np
 
-from drivers.libc import EAGAIN
-from drivers.port import PortCounter
-from drivers.vhost_user.cross import cross_burst
-from drivers.vhost_user.exchange import (
+from dpu_runtime.drivers.linux.libc import EAGAIN
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.drivers.vhost_user.cross import cross_burst
+from dpu_runtime.drivers.vhost_user.exchange import (
     book_down,
     count_tx,
     give_reserved,
@@ -23,10 +23,10 @@ from drivers.vhost_user.exchange import (
     track_reserved,
     unlock_ring,
 )
-from drivers.vhost_user.features import VIRTIO_NET_F_GUEST_CSUM
-from drivers.vhost_user.frames import frame_in, frame_out
-from drivers.vhost_user.inflight_log import inflight_giving
-from drivers.vhost_user.ring import (
+from dpu_runtime.drivers.vhost_user.features import VIRTIO_NET_F_GUEST_CSUM
+from dpu_runtime.drivers.vhost_user.frames import frame_in, frame_out
+from dpu_runtime.drivers.vhost_user.inflight_log import inflight_giving
+from dpu_runtime.drivers.vhost_user.ring import (
     ring_ask_kick,
     ring_begin,
     ring_cursor,
@@ -34,10 +34,10 @@ from drivers.vhost_user.ring import (
     ring_is_packed,
     ring_quiet,
 )
-from kernels.drops import Drop
-from kernels.jit import helper
-from kernels.memory import address_of
-from kernels.virtio_net import encode_vnet
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.octets.memory import address_of
+from dpu_runtime.kernels.offload.virtio_net import encode_vnet
 
 _0 = np.uint64(0)
 _1 = np.uint64(1)

@@ -10,11 +10,11 @@ Chains go back in order, so those that were in flight are the ones behind the cu
 
 import ctypes
 
-from drivers.vhost_user import inflight_log as log
-from drivers.vhost_user.chain import DESC_BYTES, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE
-from drivers.vhost_user.features import VIRTIO_F_INDIRECT_DESC
-from drivers.vhost_user.packed import DESC_F_AVAIL, DESC_F_USED, EVENT_FLAGS_DISABLE, WRAP_BIT
-from drivers.vhost_user.position import find_position
+from dpu_runtime.drivers.vhost_user import inflight_log as log
+from dpu_runtime.drivers.vhost_user.chain import DESC_BYTES, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE
+from dpu_runtime.drivers.vhost_user.features import VIRTIO_F_INDIRECT_DESC
+from dpu_runtime.drivers.vhost_user.packed import DESC_F_AVAIL, DESC_F_USED, EVENT_FLAGS_DISABLE, WRAP_BIT
+from dpu_runtime.drivers.vhost_user.position import find_position
 
 INDEX_OFFSET = 2  # octets, of the available and the used ring
 

@@ -5,8 +5,8 @@ Cursor: where in the ring, a number that only its format understands (split.py, 
 
 import numpy as np
 
-from drivers.vhost_user.features import VIRTIO_F_RING_PACKED
-from drivers.vhost_user.packed import (
+from dpu_runtime.drivers.vhost_user.features import VIRTIO_F_RING_PACKED
+from dpu_runtime.drivers.vhost_user.packed import (
     packed_ask_kick,
     packed_give,
     packed_quiet,
@@ -14,7 +14,7 @@ from drivers.vhost_user.packed import (
     packed_waiting,
     packed_wants_call,
 )
-from drivers.vhost_user.split import (
+from dpu_runtime.drivers.vhost_user.split import (
     split_ask_kick,
     split_give,
     split_publish,
@@ -23,9 +23,9 @@ from drivers.vhost_user.split import (
     split_waiting,
     split_wants_call,
 )
-from kernels.atomic import fence_release
-from kernels.jit import helper
-from kernels.memory import prefetch
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.octets.atomic import fence_release
+from dpu_runtime.kernels.octets.memory import prefetch
 
 _PACKED = np.uint64(1 << VIRTIO_F_RING_PACKED)
 _0 = np.uint64(0)

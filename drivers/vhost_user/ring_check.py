@@ -3,11 +3,11 @@
 Spec: virtio 1.2 2.7 (split), 2.8 (packed), 2.7.10.1 and 2.8.10.1 (sizes); vhost-user "Ring states".
 """
 
-from drivers.vhost_user import inflight
-from drivers.vhost_user.errors import MessageError
-from drivers.vhost_user.features import VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1
-from drivers.vhost_user.layout import LOG_PAGE_BYTES, RING_SIZE_MAX
-from drivers.vhost_user.memory_table import ADDRESS_END, check_user_area
+from dpu_runtime.drivers.vhost_user import inflight
+from dpu_runtime.drivers.vhost_user.errors import MessageError
+from dpu_runtime.drivers.vhost_user.features import VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1
+from dpu_runtime.drivers.vhost_user.layout import LOG_PAGE_BYTES, RING_SIZE_MAX
+from dpu_runtime.drivers.vhost_user.memory_table import ADDRESS_END, check_user_area
 
 SPLIT_BASE_MAX = 0xFFFF
 PACKED_BASE_FIRST = 0x8000_8000  # both wrap counters are 1 at first, virtio 1.2 2.8.1

@@ -9,11 +9,11 @@ import asyncio
 import logging
 from typing import Protocol
 
-from drivers.vhost_user import features as f
-from drivers.vhost_user.context import Context, Reply
-from drivers.vhost_user.errors import FramingError, MessageError, PeerGoneError
-from drivers.vhost_user.handlers import handle
-from drivers.vhost_user.messages import (
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user.context import Context, Reply
+from dpu_runtime.drivers.vhost_user.errors import FramingError, MessageError, PeerGoneError
+from dpu_runtime.drivers.vhost_user.handlers import handle
+from dpu_runtime.drivers.vhost_user.messages import (
     NEED_REPLY,
     InflightArea,
     Request,
@@ -23,7 +23,7 @@ from drivers.vhost_user.messages import (
     pack_state,
     pack_u64,
 )
-from drivers.vhost_user.ring_check import first_base
+from dpu_runtime.drivers.vhost_user.ring_check import first_base
 
 log = logging.getLogger("dpu.vhost_user")
 

@@ -8,7 +8,7 @@ order.
 
 import numpy as np
 
-from drivers.vhost_user.chain import (
+from dpu_runtime.drivers.vhost_user.chain import (
     BAD_ADDRESS,
     BAD_CHAIN,
     DESC_BYTES,
@@ -25,11 +25,11 @@ from drivers.vhost_user.chain import (
     translate,
     wrong_direction,
 )
-from drivers.vhost_user.features import VIRTIO_F_EVENT_IDX
-from drivers.vhost_user.layout import CHAIN_MAX, FAULT_AVAIL_INDEX, FAULT_CHAIN_ID
-from kernels.atomic import fence, load_acquire_u16, load_once_u16, store_release_u16
-from kernels.jit import helper
-from kernels.memory import store_u16, store_u64
+from dpu_runtime.drivers.vhost_user.features import VIRTIO_F_EVENT_IDX
+from dpu_runtime.drivers.vhost_user.layout import CHAIN_MAX, FAULT_AVAIL_INDEX, FAULT_CHAIN_ID
+from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.octets.atomic import fence, load_acquire_u16, load_once_u16, store_release_u16
+from dpu_runtime.kernels.octets.memory import store_u16, store_u64
 
 AVAIL_F_NO_INTERRUPT = 1  # virtio 1.2 2.7.6
 USED_F_NO_NOTIFY = 1  # virtio 1.2 2.7.8

@@ -5,8 +5,8 @@ Spec: vhost-user "Ring states"; README.md "The snapshot".
 
 from dataclasses import asdict, dataclass, field, replace
 
-from drivers.vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED
-from drivers.vhost_user.memory_table import Region
+from dpu_runtime.drivers.vhost_user.features import VHOST_USER_F_PROTOCOL_FEATURES, VIRTIO_F_RING_PACKED
+from dpu_runtime.drivers.vhost_user.memory_table import Region
 
 
 @dataclass

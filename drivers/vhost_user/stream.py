@@ -10,8 +10,8 @@ import asyncio
 import os
 import socket
 
-from drivers.vhost_user.errors import FramingError, PeerGoneError
-from drivers.vhost_user.messages import FDS_MAX, HEADER, Message, parse_header
+from dpu_runtime.drivers.vhost_user.errors import FramingError, PeerGoneError
+from dpu_runtime.drivers.vhost_user.messages import FDS_MAX, HEADER, Message, parse_header
 
 _RIGHTS_BYTES = array.array("i").itemsize
 

@@ -7,9 +7,9 @@ from scapy.layers.l2 import Ether
 
 from bench.generator.layout import BURST, FRAME_AT, Count
 from bench.generator.loop import check_batch, due, fill_batch, make_traffic, note_sent
-from kernels.jit import kernel
-from kernels.layout import HEADER_BYTES
-from kernels.reference import Lent
+from dpu_runtime.kernels.compile.jit import kernel
+from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.layout import HEADER_BYTES
 
 
 @kernel

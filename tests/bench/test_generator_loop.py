@@ -13,7 +13,7 @@ from bench.generator.layout import BURST, TICK_SHIFT, WINDOW, Count
 from bench.generator.loop import SCHEDULE_RATE
 from bench.generator.patterns import Pattern, from_pattern
 from bench.results import ROOT
-from kernels.jit import kernel
+from dpu_runtime.kernels.compile.jit import kernel
 from tests.bench.generator_frames import Frames
 
 NAMES = ("RECEIVED", "DUPLICATED", "REORDERED", "CORRUPTED", "FOREIGN", "STALE")

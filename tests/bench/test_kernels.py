@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernels.layout import BATCH_SIZE
+from dpu_runtime.kernels.layout import BATCH_SIZE
 
 pytestmark = pytest.mark.compiled
 

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from kernels.jit import cache_folder
+from dpu_runtime.kernels.compile.jit import cache_folder
 
 KERNEL_METAPACKAGE = "linux-image-cloud-amd64"
 MODULES = ("virtio_pci", "virtio_net")

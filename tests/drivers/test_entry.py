@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from bench.in_memory import InMemory
-from drivers.burst import rx_burst, rx_done, tx_burst
-from drivers.entries import DRIVERS
-from drivers.entry import ENTRIES, Op
-from drivers.libc import EAGAIN, ENODEV
-from drivers.port import Kind, PortCounter
-from kernels.drops import Drop
-from kernels.jit import kernel
-from kernels.reference import Lent
+from dpu_runtime.drivers.burst import rx_burst, rx_done, tx_burst
+from dpu_runtime.drivers.entries import DRIVERS
+from dpu_runtime.drivers.entry import ENTRIES, Op
+from dpu_runtime.drivers.linux.libc import EAGAIN, ENODEV
+from dpu_runtime.drivers.port import Kind, PortCounter
+from dpu_runtime.kernels.compile.jit import kernel
+from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.drops import Drop
 
 PACKETS, OCTETS = 3, 60
 

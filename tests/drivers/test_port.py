@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from drivers.port import PORT_COUNTER_COUNT, Capabilities, Kind, PortCounter, PortError
-from kernels import layout
+from dpu_runtime.drivers.port import PORT_COUNTER_COUNT, Capabilities, Kind, PortCounter, PortError
+from dpu_runtime.kernels import layout
 
 
 def test_capabilities_become_flags():

@@ -69,7 +69,7 @@ def child(state_fd, packets, seed):
 
 def report(device):
     """Print where the packets went: a fuzzer that reaches nothing finds nothing."""
-    from dpu_runtime.counters import read_stats
+    from dpu_runtime.observe.counters import read_stats
 
     stats = read_stats(device.shared, {}, [0])
     print("balance:", ", ".join(f"{key} {value:,}" for key, value in stats["balance"].items()))

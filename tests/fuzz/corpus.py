@@ -12,7 +12,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from kernels.layout import (
+from dpu_runtime.kernels.layout import (
     FRAME_BYTES_MAX,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
     VIRTIO_NET_HDR_GSO_ECN,
@@ -21,8 +21,8 @@ from kernels.layout import (
     VIRTIO_NET_HDR_GSO_UDP_L4,
 )
 from tests.kernels.ip_batches import ip_headers, packet, pseudo_sum, walk
-from tests.kernels.parse_frames import FRAMES, chain_frame, chains
-from tests.kernels.streams import LAYER3, TAGS, TCP_OPTIONS, octets, tcp, udp
+from tests.kernels.offload.streams import LAYER3, TAGS, TCP_OPTIONS, octets, tcp, udp
+from tests.kernels.parse.frames import FRAMES, chain_frame, chains
 
 VNET = struct.Struct("<BBHHHHH")  # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers
 STREAM_PACKETS = 40

@@ -3,14 +3,14 @@
 import numpy as np
 
 from bench.in_memory import ALL_OFFLOADS, InMemory
-from drivers.entries import DRIVERS
-from drivers.entry import Op
-from drivers.port import Kind
-from kernels import layout
-from kernels.acl_layout import ACTION_ALLOW, ACTION_DROP
-from kernels.acl_table import AclRule
-from kernels.meter_table import BURST_MAX, RATE_MIN, RX, TX, WORD_PAID, write_meter
-from kernels.reference import Lent
+from dpu_runtime.drivers.entries import DRIVERS
+from dpu_runtime.drivers.entry import Op
+from dpu_runtime.drivers.port import Kind
+from dpu_runtime.kernels import layout
+from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP
+from dpu_runtime.kernels.acl.table import AclRule
+from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.meter.table import BURST_MAX, RATE_MIN, RX, TX, WORD_PAID, write_meter
 from tests.fuzz.corpus import host_mac
 from tests.fuzz.guarded import guarded_array, guarded_slots
 from tests.fuzz.loop import IOV_WORDS, MTU_AT, PORT_FLAGS_AT, VIOLATIONS_AT, checked_tx

@@ -4,17 +4,16 @@ In:   a Corpus, a FuzzDevice's worker, tables and batch; `state`, STATE_* words.
 Out:  VIOLATIONS, counted in the words behind VIOLATIONS_AT of the batch's iov.
 Not:  the accounting identity, which the caller checks between chunks.
 
-Packets are a function of the seed alone. All compiled code of the fuzzer is in this file: the
-machine-code cache would not notice a change in another one below tests/.
+Packets are a function of the seed alone. All compiled code of the fuzzer is here.
 """
 
 import numpy as np
 
-from dpu_runtime import egress, worker
-from drivers.port import PortCounter
-from kernels.drops import Drop
-from kernels.jit import helper, kernel
-from kernels.layout import (
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.checksum.payload import PIECE_BYTES
+from dpu_runtime.kernels.compile.jit import helper, kernel
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import (
     BATCH_SIZE,
     FRAME_BYTES_MAX,
     HEADER_BYTES,
@@ -29,22 +28,25 @@ from kernels.layout import (
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
     VIRTIO_NET_HDR_GSO_NONE,
 )
-from kernels.mac_table import TICKS_PER_SECOND
-from kernels.memory import address_of, copy_memory, cycles, load_u8, load_u64, store_u8, store_u64
-from kernels.payload import PIECE_BYTES
-from kernels.virtio_net import VNET_HDR_BYTES
-from kernels.wire import put_be16
+from dpu_runtime.kernels.octets.memory import (
+    address_of,
+    copy_memory,
+    cycles,
+    load_u8,
+    load_u64,
+    store_u8,
+    store_u64,
+)
+from dpu_runtime.kernels.octets.wire import put_be16
+from dpu_runtime.kernels.offload.virtio_net import VNET_HDR_BYTES
+from dpu_runtime.kernels.switch.mac_table import TICKS_PER_SECOND
+from dpu_runtime.plane import egress, worker
 
-# words of `state`
-STATE_RANDOM = 0  # of the generator, never 0
+STATE_RANDOM = 0  # word of `state`: of the generator, never 0
 STATE_PACKETS = 1  # made so far; also read by the parent process when this one is dead
 STATE_WORDS = 2
-
 # the batch's iov, whose first four words are the drivers'
-PORT_FLAGS_AT = 16
-MTU_AT = 64
-VIOLATIONS_AT = 112
-IOV_WORDS = 128
+PORT_FLAGS_AT, MTU_AT, VIOLATIONS_AT, IOV_WORDS = 16, 64, 112, 128
 
 VIOLATIONS = (
     "frame begins in front of the room for its virtio-net header",

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from kernels.layout import BATCH_SIZE, FRAME_BYTES_MAX, META_DTYPE, PORT_UP, ROW_BYTES
+from dpu_runtime.kernels.layout import BATCH_SIZE, FRAME_BYTES_MAX, META_DTYPE, PORT_UP, ROW_BYTES
 from tests.conventions import ROOT
 from tests.kernels.pieces import scatter
 
@@ -75,7 +75,7 @@ PLANTED = {
 
 @pytest.fixture(scope="module")
 def judge():
-    from kernels.jit import kernel
+    from dpu_runtime.kernels.compile.jit import kernel
     from tests.fuzz import loop
 
     @kernel

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drivers.vhost_user import features as f
-from drivers.vhost_user import port as port_module
-from drivers.vhost_user.messages import HEADER, NEED_REPLY, VERSION, Request
-from drivers.vhost_user.port import VhostUserPort
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user import port as port_module
+from dpu_runtime.drivers.vhost_user.messages import HEADER, NEED_REPLY, VERSION, Request
+from dpu_runtime.drivers.vhost_user.port import VhostUserPort
 from tests.drivers.vhost_user import raw_frontend as raw
 from tests.drivers.vhost_user.raw_frontend import u64
 from tests.fuzz.vhost_conversations import INTERESTING, Pool

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from drivers.vhost_user import handlers, messages, ring_check, session
-from drivers.vhost_user.messages import Request
-from drivers.vhost_user.stream import MessageStream
+from dpu_runtime.drivers.vhost_user import handlers, messages, ring_check, session
+from dpu_runtime.drivers.vhost_user.messages import Request
+from dpu_runtime.drivers.vhost_user.stream import MessageStream
 from tests.fuzz import vhost_messages
 from tests.fuzz.vhost_conversations import Pool, conversation
 from tests.fuzz.vhost_messages import FoundError, fuzz
@@ -50,7 +50,7 @@ def test_a_ring_outside_memory_is_seen(monkeypatch):
 
 
 def test_overlapping_regions_are_seen(monkeypatch):
-    monkeypatch.setattr("drivers.vhost_user.memory_table._overlap", lambda *_: False)
+    monkeypatch.setattr("dpu_runtime.drivers.vhost_user.memory_table._overlap", lambda *_: False)
     assert "regions overlap" in found()
 
 

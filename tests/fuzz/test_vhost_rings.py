@@ -64,24 +64,26 @@ def loose(regions, count, guest, size):
     return np.uint64(0)
 chain.translate = loose
 """
-ENDLESS_CHAIN = "from drivers.vhost_user import split; split.CHAIN_MAX = 1 << 16"
+ENDLESS_CHAIN = "from dpu_runtime.drivers.vhost_user import split; split.CHAIN_MAX = 1 << 16"
 NO_LAP = """
-from drivers.vhost_user import packed
+from dpu_runtime.drivers.vhost_user import packed
 packed._after = lambda ring, cursor, count: cursor + count
 """
 NO_BALANCE = """
-from drivers.vhost_user import queue
+from dpu_runtime.drivers.vhost_user import queue
 take = queue.take_burst
 queue.take_burst = lambda *args: (*take(*args)[:2], np.uint64(0))
 """
 KEPT_LOCK = """
-from drivers.vhost_user import cross, exchange, queue
+from dpu_runtime.drivers.vhost_user import cross
+from dpu_runtime.drivers.vhost_user import exchange
+from dpu_runtime.drivers.vhost_user import queue
 for module in (cross, exchange, queue):
     module.store_release_u32 = lambda *args: None
     module.try_lock = lambda addr: store_u32(addr, 1) or True
-from kernels.memory import store_u32
+from dpu_runtime.kernels.octets.memory import store_u32
 """
-LONG_FRAME = "from drivers.vhost_user import frames; frames.FRAME_BYTES_MAX = 1 << 40"
+LONG_FRAME = "from dpu_runtime.drivers.vhost_user import frames; frames.FRAME_BYTES_MAX = 1 << 40"
 PLANTED = {
     "a region's end is not looked at": (LOOSE_END, -signal.SIGSEGV, ""),
     "an address that wraps around": (WRAPPING_END, -signal.SIGSEGV, ""),
@@ -97,7 +99,7 @@ PLANTED = {
 def test_a_planted_fault_is_found(name):
     """With the compiler off a planted fault needs no compilation; the memory between guards is the same."""
     text, status, message = PLANTED[name]
-    program = f"import numpy as np\nfrom drivers.vhost_user import chain\n{text}\n"
+    program = f"import numpy as np\nfrom dpu_runtime.drivers.vhost_user import chain\n{text}\n"
     program += "from tests.fuzz.vhost_rings import fuzz\nfuzz(400, 3, concurrent=False)\n"
     done = run("-c", program, NUMBA_DISABLE_JIT="1")
     assert done.returncode == status if status is not None else done.returncode != 0, (

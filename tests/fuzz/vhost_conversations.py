@@ -7,8 +7,8 @@ import os
 import socket
 import struct
 
-from drivers.vhost_user import features as f
-from drivers.vhost_user.messages import HEADER, Request
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user.messages import HEADER, Request
 from tests.drivers.vhost_user import raw_frontend as raw
 from tests.drivers.vhost_user.raw_frontend import GUEST, MEMORY_BYTES, USER, state, u64
 

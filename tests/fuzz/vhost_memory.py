@@ -5,11 +5,11 @@ A function of the random numbers given; compiled code writes what changes meanwh
 
 import numpy as np
 
-from drivers.vhost_user import features as f
-from drivers.vhost_user.inflight import queue_bytes
-from drivers.vhost_user.layout import NO_LOG
-from kernels.jit import helper, kernel
-from kernels.memory import load_acquire, store_release, store_u8, store_u16, store_u64
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user.inflight import queue_bytes
+from dpu_runtime.drivers.vhost_user.layout import NO_LOG
+from dpu_runtime.kernels.compile.jit import helper, kernel
+from dpu_runtime.kernels.octets.memory import load_acquire, store_release, store_u8, store_u16, store_u64
 from tests.drivers.vhost_user.guest_memory import GuestMemory, Region
 from tests.drivers.vhost_user.ring_model import AVAIL, DESC_DTYPE, INDIRECT, NEXT, PACKED_DTYPE, USED, WRITE
 

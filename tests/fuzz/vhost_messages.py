@@ -20,10 +20,10 @@ import sys
 import tempfile
 import time
 
-from drivers.vhost_user import features as f
-from drivers.vhost_user import port as port_module
-from drivers.vhost_user.messages import HEADER, Request
-from drivers.vhost_user.port import VhostUserPort
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user import port as port_module
+from dpu_runtime.drivers.vhost_user.messages import HEADER, Request
+from dpu_runtime.drivers.vhost_user.port import VhostUserPort
 from tests.drivers.vhost_user import raw_frontend as raw
 from tests.drivers.vhost_user.raw_frontend import MEMORY_BYTES, state
 from tests.fuzz.vhost_conversations import Pool, conversation, damage, disorder

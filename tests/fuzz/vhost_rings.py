@@ -71,7 +71,7 @@ class Campaign:
 
     def recover(self, ring):
         """What the next process does first."""
-        from drivers.vhost_user import recovery
+        from dpu_runtime.drivers.vhost_user import recovery
 
         if ring.packed and self.rng.random() < 0.5:
             ring.row["pending"] = int(self.rng.integers(ring.size)) | int(self.rng.integers(2)) << 15
@@ -95,7 +95,7 @@ class Campaign:
 
     def check_row(self, i):
         """A packet that kernels may work on; its payload is read."""
-        from kernels.layout import FRAME_BYTES_MAX, HEADROOM_BYTES, ROW_BYTES
+        from dpu_runtime.kernels.layout import FRAME_BYTES_MAX, HEADROOM_BYTES, ROW_BYTES
 
         m = self.bench.meta[i]
         if not 1 <= m["frame_len"] <= FRAME_BYTES_MAX:
@@ -109,7 +109,7 @@ class Campaign:
 
     def check(self):
         """What was counted adds up; cursors lie in their rings."""
-        from drivers.port import PortCounter as Count
+        from dpu_runtime.drivers.port import PortCounter as Count
 
         counters = self.bench.counters[:2].astype(np.int64).sum(axis=0)
         received, dropped = counters[Count.RX_PACKETS], counters[Count.RX_DROPPED]
@@ -132,8 +132,8 @@ class Campaign:
 
 def fuzz(rounds, seed, concurrent=True):
     """Run; returns totals. Raises FoundError."""
-    from drivers.port import PortCounter as Count
-    from kernels.drops import Drop
+    from dpu_runtime.drivers.port import PortCounter as Count
+    from dpu_runtime.kernels.drops import Drop
     from tests.fuzz import vhost_memory as hostile
 
     totals = dict.fromkeys(("rounds", "chains", "rows", "crossed", "sent", "faults"), 0)

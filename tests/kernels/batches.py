@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.layout import HEADER_BYTES, HEADROOM_BYTES, META_DTYPE, PAYLOAD_PIECES_MAX, ROW_BYTES
+from dpu_runtime.kernels.layout import HEADER_BYTES, HEADROOM_BYTES, META_DTYPE, PAYLOAD_PIECES_MAX, ROW_BYTES
 from tests.kernels.pieces import FILL, lay_in_pieces, payload_of
 
 

@@ -6,7 +6,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, IPv6ExtHdrRouting
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 
-from kernels.layout import (
+from dpu_runtime.kernels.layout import (
     HEADROOM_BYTES,
     PARSED_FRAGMENT,
     PARSED_IP_OPTIONS,

@@ -16,7 +16,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP, SCTPChunkData
 from scapy.packet import Raw
 
-from kernels.layout import (
+from dpu_runtime.kernels.layout import (
     HEADROOM_BYTES,
     PARSED_FRAGMENT,
     PARSED_IP_OPTIONS,

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 
-from kernels.layout import PAYLOAD_PIECES_MAX
+from dpu_runtime.kernels.layout import PAYLOAD_PIECES_MAX
 
 FILL = 0xA5
 GAP_BYTES = 9  # octets at most between two pieces, so that they begin anywhere in a word

@@ -10,9 +10,9 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from kernels.drops import DROP_REASON_COUNT
-from kernels.layout import VERDICT_DROP
-from kernels.parse import parse
+from dpu_runtime.kernels.drops import DROP_REASON_COUNT
+from dpu_runtime.kernels.layout import VERDICT_DROP
+from dpu_runtime.kernels.parse.parse import parse
 from tests.kernels.batches import Batch
 
 README = Path(__file__).resolve().parents[2] / "kernels" / "README.md"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels.layout import HEADER_BYTES, HEADROOM_BYTES, ROW_BYTES
-from kernels.virtio_net import VNET_HDR_BYTES
+from dpu_runtime.kernels.layout import HEADER_BYTES, HEADROOM_BYTES, ROW_BYTES
+from dpu_runtime.kernels.offload.virtio_net import VNET_HDR_BYTES
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from bench.in_memory import InMemory
 from bench.peers.memory import loops
 from bench.peers.memory.compared import Compared, Rate, rows_of
 from bench.peers.memory.library import library, made, pointer
-from kernels.acl_layout import HIT_SLOTS
-from kernels.layout import BATCH_SIZE, HEADROOM_BYTES, ROW_BYTES
-from kernels.mac_table import MAC_ENTRIES
-from kernels.reference import Lent
-from kernels.verdict_cache import new_verdict_cache
+from dpu_runtime.kernels.acl.layout import HIT_SLOTS
+from dpu_runtime.kernels.acl.verdict_cache import new_verdict_cache
+from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.layout import BATCH_SIZE, HEADROOM_BYTES, ROW_BYTES
+from dpu_runtime.kernels.switch.mac_table import MAC_ENTRIES
 
 MAC_SIZES = (1000, MAC_ENTRIES)
 LOOKUPS = 1 << 16

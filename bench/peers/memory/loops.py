@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from kernels.crc32c import crc32c
-from kernels.filter import filter_ingress
-from kernels.gro import gro_merge
-from kernels.jit import kernel
-from kernels.layout import BATCH_SIZE, ROW_BYTES
-from kernels.mac_learning import learn_mac, lookup_mac
-from kernels.memory import address_of, copy_memory, cycles
-from kernels.meter import meter_rx
-from kernels.parse import parse
-from kernels.segment import gso_segment
-from kernels.virtio_net import decode_vnet
+from dpu_runtime.kernels.acl.filter import filter_ingress
+from dpu_runtime.kernels.checksum.crc32c import crc32c
+from dpu_runtime.kernels.compile.jit import kernel
+from dpu_runtime.kernels.layout import BATCH_SIZE, ROW_BYTES
+from dpu_runtime.kernels.meter.bucket import meter_rx
+from dpu_runtime.kernels.octets.memory import address_of, copy_memory, cycles
+from dpu_runtime.kernels.offload.gro import gro_merge
+from dpu_runtime.kernels.offload.segment import gso_segment
+from dpu_runtime.kernels.offload.virtio_net import decode_vnet
+from dpu_runtime.kernels.parse.parse import parse
+from dpu_runtime.kernels.switch.mac_learning import learn_mac, lookup_mac
 
 _LOW32 = np.uint64(0xFFFFFFFF)
 _ROW_BYTES = np.uint64(ROW_BYTES)

@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define BURST 64 /* packets, kernels.layout.BATCH_SIZE */
+#define BURST 64 /* packets, dpu_runtime.kernels.layout.BATCH_SIZE */
 
 /* eal.c */
 int eal_start(const char *cpu, const char *megabytes);

@@ -11,7 +11,7 @@
 
 #define SEGMENTS_MAX 2048
 #define HEADERS 54 /* Ethernet, IPv4, TCP without options */
-#define GRO_FLOWS 8 /* kernels.gro.GRO_FLOWS_MAX */
+#define GRO_FLOWS 8 /* dpu_runtime.kernels.offload.gro.GRO_FLOWS_MAX */
 
 static void layers(struct rte_mbuf *m)
 {

@@ -15,10 +15,10 @@ from bench.in_memory import ALL_OFFLOADS, InMemory
 from bench.peers.memory import loops
 from bench.peers.memory.compared import Compared, Rate, frames_of, rows_of
 from bench.peers.memory.library import frames, library, pointer
-from dpu_runtime.worker_thread import tsc_hz
-from kernels.layout import BATCH_SIZE, HEADROOM_BYTES, META_DTYPE, PORT_RX_GRO, PORT_UP, ROW_BYTES
-from kernels.meter_table import METER_WORDS, write_meter
-from kernels.segment import GSO_IOV_MAX
+from dpu_runtime.kernels.layout import BATCH_SIZE, HEADROOM_BYTES, META_DTYPE, PORT_RX_GRO, PORT_UP, ROW_BYTES
+from dpu_runtime.kernels.meter.table import METER_WORDS, write_meter
+from dpu_runtime.kernels.offload.segment import GSO_IOV_MAX
+from dpu_runtime.plane.worker_thread import tsc_hz
 
 SEGMENT_BYTES = (1448, 536)
 SEGMENTS_MAX = 128

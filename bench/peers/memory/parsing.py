@@ -17,8 +17,8 @@ from bench import packets
 from bench.peers.memory import loops
 from bench.peers.memory.compared import Compared, Rate, frames_of, rows_of
 from bench.peers.memory.library import frames, library, pointer
-from kernels.drops import DROP_REASON_COUNT
-from kernels.layout import HEADROOM_BYTES
+from dpu_runtime.kernels.drops import DROP_REASON_COUNT
+from dpu_runtime.kernels.layout import HEADROOM_BYTES
 
 OFFSETS = ("l3_offset", "l4_offset", "l5_offset")
 FIELDS = (

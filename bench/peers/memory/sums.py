@@ -11,7 +11,7 @@ from bench.kernel_loops import checksum_loop
 from bench.peers.memory import loops
 from bench.peers.memory.compared import Compared, Rate
 from bench.peers.memory.library import library, pointer
-from kernels.layout import BATCH_SIZE
+from dpu_runtime.kernels.layout import BATCH_SIZE
 
 CHECKSUM_BYTES = 1480
 CRC_BYTES = (64, 1480, 65536)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from drivers.af_packet.if_packet import SOL_PACKET, PacketOption
-from drivers.af_packet.port import AfPacketPort
+from dpu_runtime.drivers.af_packet.if_packet import SOL_PACKET, PacketOption
+from dpu_runtime.drivers.af_packet.port import AfPacketPort
 from tests.drivers.af_packet.packet_bursts import Plane
 from tests.wires import open_wire
 

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from drivers.af_packet.filter import GSO_BY_FRAGS, SKB_GSO_SIZE, load_slot_filter
-from drivers.bpf import attributes, bpf
+from dpu_runtime.drivers.af_packet.filter import GSO_BY_FRAGS, SKB_GSO_SIZE, load_slot_filter
+from dpu_runtime.drivers.linux.bpf import attributes, bpf
 
 pytestmark = pytest.mark.root
 

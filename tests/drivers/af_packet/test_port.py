@@ -6,13 +6,13 @@ import socket
 
 import pytest
 
-from drivers.af_packet import port as packet_port
-from drivers.af_packet.if_packet import TPACKET_V3
-from drivers.af_packet.port import AfPacketPort
-from drivers.bpf import BpfError
-from drivers.link import need_link
-from drivers.netns import run_in_netns
-from drivers.port import PortError
+from dpu_runtime.drivers.af_packet import port as packet_port
+from dpu_runtime.drivers.af_packet.if_packet import TPACKET_V3
+from dpu_runtime.drivers.af_packet.port import AfPacketPort
+from dpu_runtime.drivers.linux.bpf import BpfError
+from dpu_runtime.drivers.linux.link import need_link
+from dpu_runtime.drivers.linux.netns import run_in_netns
+from dpu_runtime.drivers.port import PortError
 from tests.drivers.af_packet.conftest import port_config
 
 pytestmark = pytest.mark.root
@@ -151,7 +151,9 @@ def test_no_right_to_open_a_packet_socket(veth, monkeypatch):
         raise PermissionError(errno.EPERM, "no")
 
     link = need_link(pair.netns, "dpu0")
-    monkeypatch.setattr("drivers.interface.need_link", lambda *_args, **_keys: link)  # it opens sockets too
+    monkeypatch.setattr(
+        "dpu_runtime.drivers.interface.need_link", lambda *_args, **_keys: link
+    )  # it opens sockets too
     monkeypatch.setattr(packet_port.socket, "socket", refuse)
     with pytest.raises(PortError, match=r"Operation not permitted; an af_packet port needs CAP_NET_RAW"):
         pair.open()

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from drivers.af_packet.if_packet import SOL_PACKET, TPACKET_V2, PacketOption
-from drivers.port import PortCounter
-from kernels.layout import BATCH_SIZE, HEADER_BYTES, HEADROOM_BYTES
+from dpu_runtime.drivers.af_packet.if_packet import SOL_PACKET, TPACKET_V2, PacketOption
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.layout import BATCH_SIZE, HEADER_BYTES, HEADROOM_BYTES
 from tests.drivers.af_packet.frames import frame, gso_frame, tagged
 from tests.drivers.af_packet.packet_bursts import IN_PORT, WAIT_S, Plane
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from drivers.af_packet.if_packet import SOL_PACKET, PacketOption
-from drivers.port import PortCounter
-from kernels.drops import Drop
+from dpu_runtime.drivers.af_packet.if_packet import SOL_PACKET, PacketOption
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.drops import Drop
 from tests.drivers.af_packet.frames import frame, gso_frame
 from tests.drivers.af_packet.packet_bursts import Plane
 

@@ -9,8 +9,8 @@ import struct
 import numpy as np
 import pytest
 
-from drivers.af_packet import receive, transmit
-from drivers.af_packet.if_packet import (
+from dpu_runtime.drivers.af_packet import receive, transmit
+from dpu_runtime.drivers.af_packet.if_packet import (
     BLOCK_HEADER_BYTES,
     BLOCK_STATUS,
     PACKET_HEADER_BYTES,
@@ -25,11 +25,17 @@ from drivers.af_packet.if_packet import (
     TPACKET_V3,
     VNET_BYTES,
 )
-from drivers.af_packet.recovery import give_finished_blocks, withdraw_unsent
-from drivers.port import PortCounter
-from kernels.drops import Drop
-from kernels.jit import PYTHON_MODE
-from kernels.layout import BATCH_SIZE, BURST_BYTES_MAX, FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
+from dpu_runtime.drivers.af_packet.recovery import give_finished_blocks, withdraw_unsent
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import (
+    BATCH_SIZE,
+    BURST_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    HEADER_BYTES,
+    HEADROOM_BYTES,
+)
 from tests.drivers.af_packet.frames import frame, gso_frame, tagged
 from tests.drivers.af_packet.packet_bursts import IN_PORT, Worker, shared_rows
 from tests.kernels.batches import Batch

@@ -11,8 +11,8 @@ import struct
 import numpy as np
 import pytest
 
-from drivers.af_packet import receive, slots
-from drivers.af_packet.if_packet import (
+from dpu_runtime.drivers.af_packet import receive, slots
+from dpu_runtime.drivers.af_packet.if_packet import (
     SLOT_SECONDS,
     TP_STATUS_COPY,
     TP_STATUS_KERNEL,
@@ -21,10 +21,10 @@ from drivers.af_packet.if_packet import (
     TPACKET_V2,
     VNET_BYTES,
 )
-from drivers.af_packet.recovery import forget_read_packets, give_finished_slots
-from drivers.port import PortCounter
-from kernels.drops import Drop
-from kernels.jit import PYTHON_MODE
+from dpu_runtime.drivers.af_packet.recovery import forget_read_packets, give_finished_slots
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE
+from dpu_runtime.kernels.drops import Drop
 from tests.drivers.af_packet.frames import frame, gso_frame
 from tests.drivers.af_packet.packet_bursts import IN_PORT, Worker, shared_rows
 from tests.kernels.pieces import FILL

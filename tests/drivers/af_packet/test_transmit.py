@@ -8,16 +8,21 @@ import struct
 import numpy as np
 import pytest
 
-from drivers.af_packet.if_packet import PACKET_STATUS, SOL_PACKET, TP_STATUS_SEND_REQUEST, PacketOption
-from drivers.port import PortCounter
-from kernels.drops import Drop
-from kernels.layout import BATCH_SIZE, HEADER_BYTES, HEADROOM_BYTES, PAYLOAD_PIECES_MAX
-from kernels.parse import parse
-from kernels.virtio_net import decode_vnet
+from dpu_runtime.drivers.af_packet.if_packet import (
+    PACKET_STATUS,
+    SOL_PACKET,
+    TP_STATUS_SEND_REQUEST,
+    PacketOption,
+)
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import BATCH_SIZE, HEADER_BYTES, HEADROOM_BYTES, PAYLOAD_PIECES_MAX
+from dpu_runtime.kernels.offload.virtio_net import decode_vnet
+from dpu_runtime.kernels.parse.parse import parse
 from tests.drivers.af_packet.frames import frame, gso_frame, tagged
 from tests.drivers.af_packet.packet_bursts import Plane
 from tests.kernels.batches import Batch
-from tests.kernels.merging import merged_stream
+from tests.kernels.offload.merging import merged_stream
 from tests.kernels.pieces import scatter
 from tests.wires import next_frame
 

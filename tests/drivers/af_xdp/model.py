@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from drivers.af_xdp.layout import (
+from dpu_runtime.drivers.af_xdp.layout import (
     FRAME_BYTES,
     FRAME_ROOM,
     PACKET_HEADROOM,
@@ -11,7 +11,7 @@ from drivers.af_xdp.layout import (
     RING_ENTRIES,
     RINGS,
 )
-from drivers.af_xdp.rings import POOL_ARRAYS, start_queue
+from dpu_runtime.drivers.af_xdp.rings import POOL_ARRAYS, start_queue
 from tests.drivers.af_xdp.xdp_bench import XdpBench, shared_tables
 from tests.kernels.pieces import FILL
 

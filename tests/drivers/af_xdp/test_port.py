@@ -7,17 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from drivers.af_xdp import bpf
-from drivers.af_xdp.layout import BURST_FRAMES, FILL_FRAMES, QUEUE_FRAMES
-from drivers.af_xdp.mapping import XdpRings
-from drivers.af_xdp.port import AfXdpPort
-from drivers.af_xdp.socket import XDP_COPY, bind, open_socket
-from drivers.af_xdp.umem import Umem
-from drivers.bpf import BpfError
-from drivers.libc import EAGAIN, ENODEV
-from drivers.link import find_link
-from drivers.netns import run_in_netns
-from drivers.port import PortError
+from dpu_runtime.drivers.af_xdp import bpf
+from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, FILL_FRAMES, QUEUE_FRAMES
+from dpu_runtime.drivers.af_xdp.mapping import XdpRings
+from dpu_runtime.drivers.af_xdp.port import AfXdpPort
+from dpu_runtime.drivers.af_xdp.socket import XDP_COPY, bind, open_socket
+from dpu_runtime.drivers.af_xdp.umem import Umem
+from dpu_runtime.drivers.linux.bpf import BpfError
+from dpu_runtime.drivers.linux.libc import EAGAIN, ENODEV
+from dpu_runtime.drivers.linux.link import find_link
+from dpu_runtime.drivers.linux.netns import run_in_netns
+from dpu_runtime.drivers.port import PortError
 from tests.drivers.af_xdp.xdp_bench import PORTS, XdpBench, shared_tables
 from tests.wires import next_frame, open_wire
 

@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from drivers.af_xdp.frames import NO_FRAME
-from drivers.af_xdp.layout import (
+from dpu_runtime.drivers.af_xdp.frames import NO_FRAME
+from dpu_runtime.drivers.af_xdp.layout import (
     BURST_FRAMES,
     FILL_FRAMES,
     FRAME_BYTES,
@@ -17,9 +17,9 @@ from drivers.af_xdp.layout import (
     QUEUE_FRAMES,
     SEND_FRAMES,
 )
-from drivers.libc import EAGAIN
-from drivers.port import PortCounter
-from kernels.layout import BATCH_SIZE, FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
+from dpu_runtime.drivers.linux.libc import EAGAIN
+from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.layout import BATCH_SIZE, FRAME_BYTES_MAX, HEADER_BYTES, HEADROOM_BYTES
 from tests.drivers.af_xdp.model import ModelDevice
 from tests.kernels.batches import Batch
 

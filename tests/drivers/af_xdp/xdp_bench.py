@@ -4,16 +4,16 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from drivers import libc
-from drivers.af_packet.layout import AF_PACKET_LAYOUT
-from drivers.af_xdp.layout import AF_XDP_LAYOUT, HOLDER_NONE, POOL_FREE
-from drivers.af_xdp.queue import xdp_done, xdp_rx, xdp_tx
-from drivers.io import make_io
-from drivers.port import PORT_COUNTER_COUNT
-from drivers.vhost_user.layout import VHOST_LAYOUT
-from kernels.drops import DROP_REASON_COUNT, Drop
-from kernels.jit import PYTHON_MODE, kernel
-from kernels.layout import BATCH_SIZE, META_DTYPE, ROW_BYTES, WORKERS_MAX
+from dpu_runtime.drivers.af_packet.layout import AF_PACKET_LAYOUT
+from dpu_runtime.drivers.af_xdp.layout import AF_XDP_LAYOUT, HOLDER_NONE, POOL_FREE
+from dpu_runtime.drivers.af_xdp.queue import xdp_done, xdp_rx, xdp_tx
+from dpu_runtime.drivers.io import make_io
+from dpu_runtime.drivers.linux import libc
+from dpu_runtime.drivers.port import PORT_COUNTER_COUNT
+from dpu_runtime.drivers.vhost_user.layout import VHOST_LAYOUT
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE, kernel
+from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
+from dpu_runtime.kernels.layout import BATCH_SIZE, META_DTYPE, ROW_BYTES, WORKERS_MAX
 from tests.kernels.pieces import FILL, payload_of
 
 PORTS = 4

@@ -9,7 +9,7 @@ import contextlib
 
 import pytest
 
-from drivers.host import build_host
+from dpu_runtime.drivers.host import build_host
 from tests.drivers.host.model import Backend
 
 

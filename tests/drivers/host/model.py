@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user import features as f
 
 GET_FEATURES, SET_FEATURES, SET_OWNER, SET_MEM_TABLE = 1, 2, 3, 5
 SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_BASE, GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL = range(8, 14)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from drivers.host import build_host
+from dpu_runtime.drivers.host import build_host
 from tests.conventions import ROOT
 
 FLAGS = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
@@ -66,9 +66,9 @@ def test_rings_and_link_are_clean_under_sanitizers(tmp_path):
     program = (
         "import importlib.util, sys, pytest\n"
         f"spec = importlib.util.spec_from_file_location({build_host.MODULE!r}, {str(target)!r})\n"
-        "import drivers.host\n"
-        "drivers.host._libdpu = sys.modules[spec.name] = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(drivers.host._libdpu)\n"
+        "import dpu_runtime.drivers.host\n"
+        "dpu_runtime.drivers.host._libdpu = sys.modules[spec.name] = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(dpu_runtime.drivers.host._libdpu)\n"
         "sys.exit(pytest.main(sys.argv[1:]))\n"
     )
     environment = os.environ | {

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user import features as f
 from tests.drivers.host import model
 from tests.drivers.host.model import Backend
 

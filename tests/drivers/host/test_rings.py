@@ -9,7 +9,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user import features as f
 from tests.drivers.host import model
 from tests.drivers.host.model import Backend
 

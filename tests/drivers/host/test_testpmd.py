@@ -7,7 +7,7 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user import features as f
 from tests.drivers.host.testpmd import running_testpmd
 
 pytestmark = pytest.mark.package("dpdk-dev")

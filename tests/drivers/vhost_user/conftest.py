@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from drivers.vhost_user.port import VhostUserPort
+from dpu_runtime.drivers.vhost_user.port import VhostUserPort
 from tests.drivers.vhost_user.raw_frontend import Served, open_fds
 
 

@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 
-from drivers.vhost_user import inflight_log, packed, recovery, split
-from drivers.vhost_user.inflight import queue_bytes
-from drivers.vhost_user.layout import RING_DTYPE
+from dpu_runtime.drivers.vhost_user import inflight_log, packed, recovery, split
+from dpu_runtime.drivers.vhost_user.inflight import queue_bytes
+from dpu_runtime.drivers.vhost_user.layout import RING_DTYPE
 from tests.drivers.vhost_user.ring_bursts import Bench, lay
 from tests.kernels.batches import Batch
 

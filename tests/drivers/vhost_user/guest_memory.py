@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from drivers.vhost_user.layout import REGION_GUEST, REGION_LOCAL, REGION_SIZE
+from dpu_runtime.drivers.vhost_user.layout import REGION_GUEST, REGION_LOCAL, REGION_SIZE
 
 PAGE_BYTES = mmap.PAGESIZE
 FILL = 0xA5

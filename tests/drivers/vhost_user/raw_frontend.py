@@ -9,8 +9,8 @@ import struct
 import threading
 import time
 
-from drivers.vhost_user import features as f
-from drivers.vhost_user.messages import HEADER, NEED_REPLY, VERSION, Request
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user.messages import HEADER, NEED_REPLY, VERSION, Request
 
 TIMEOUT_S = 10.0
 MEMORY_BYTES = 1 << 20

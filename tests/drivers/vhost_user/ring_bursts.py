@@ -6,16 +6,23 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from drivers.af_packet.layout import AF_PACKET_LAYOUT
-from drivers.af_xdp.layout import AF_XDP_LAYOUT
-from drivers.io import make_io
-from drivers.port import PORT_COUNTER_COUNT
-from drivers.vhost_user import exchange
-from drivers.vhost_user.layout import DEVICE_DTYPE, NO_LOG, REGION_WORDS, REGIONS_MAX, RING_DTYPE, RINGS_MAX
-from drivers.vhost_user.queue import vhost_ask_kicks, vhost_done, vhost_kicked, vhost_rx, vhost_tx
-from kernels.drops import DROP_REASON_COUNT, Drop
-from kernels.jit import PYTHON_MODE, kernel
-from kernels.layout import BATCH_SIZE, HEADROOM_BYTES, META_DTYPE, ROW_BYTES
+from dpu_runtime.drivers.af_packet.layout import AF_PACKET_LAYOUT
+from dpu_runtime.drivers.af_xdp.layout import AF_XDP_LAYOUT
+from dpu_runtime.drivers.io import make_io
+from dpu_runtime.drivers.port import PORT_COUNTER_COUNT
+from dpu_runtime.drivers.vhost_user import exchange
+from dpu_runtime.drivers.vhost_user.layout import (
+    DEVICE_DTYPE,
+    NO_LOG,
+    REGION_WORDS,
+    REGIONS_MAX,
+    RING_DTYPE,
+    RINGS_MAX,
+)
+from dpu_runtime.drivers.vhost_user.queue import vhost_ask_kicks, vhost_done, vhost_kicked, vhost_rx, vhost_tx
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE, kernel
+from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
+from dpu_runtime.kernels.layout import BATCH_SIZE, HEADROOM_BYTES, META_DTYPE, ROW_BYTES
 from tests.drivers.vhost_user.guest_memory import GuestMemory
 from tests.drivers.vhost_user.ring_model import PackedDriver, SplitDriver
 from tests.kernels.pieces import FILL, payload_of

@@ -8,7 +8,7 @@ from collections import deque
 
 import numpy as np
 
-from drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user import features as f
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 AVAIL, USED = 1 << 7, 1 << 15

@@ -13,9 +13,9 @@ import time
 
 import numpy as np
 
-from drivers.vhost_user.guard import PAGE_BYTES, MemoryGuard
-from kernels.jit import kernel
-from kernels.memory import load_acquire, load_u64, store_release, store_u64
+from dpu_runtime.drivers.vhost_user.guard import PAGE_BYTES, MemoryGuard
+from dpu_runtime.kernels.compile.jit import kernel
+from dpu_runtime.kernels.octets.memory import load_acquire, load_u64, store_release, store_u64
 
 MAP_SHARED = 0x01
 PROT_READ_WRITE = 0x3

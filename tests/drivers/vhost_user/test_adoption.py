@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from drivers.vhost_user.messages import Request
-from drivers.vhost_user.port import VhostUserPort
+from dpu_runtime.drivers.vhost_user.messages import Request
+from dpu_runtime.drivers.vhost_user.port import VhostUserPort
 from tests.drivers.vhost_user.raw_frontend import (
     FEATURES,
     Frontend,

@@ -6,11 +6,11 @@ import os
 import numpy as np
 import pytest
 
-from drivers.vhost_user import features as f
-from drivers.vhost_user.backend import NOTHING_SET_UP, Backend
-from drivers.vhost_user.guard import MemoryGuard
-from drivers.vhost_user.inflight import create, queue_bytes
-from drivers.vhost_user.layout import (
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user.backend import NOTHING_SET_UP, Backend
+from dpu_runtime.drivers.vhost_user.guard import MemoryGuard
+from dpu_runtime.drivers.vhost_user.inflight import create, queue_bytes
+from dpu_runtime.drivers.vhost_user.layout import (
     DEVICE_DTYPE,
     NO_LOG,
     REGION_GUEST,

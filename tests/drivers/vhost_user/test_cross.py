@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from drivers.port import PortCounter as Count
-from drivers.vhost_user import features as f
+from dpu_runtime.drivers.port import PortCounter as Count
+from dpu_runtime.drivers.vhost_user import features as f
 from tests.drivers.vhost_user.guest_memory import GuestMemory
 from tests.drivers.vhost_user.ring_bursts import MEMORY, Bench, lay
 from tests.drivers.vhost_user.test_queue import HEADER, KINDS, cut, frame_of

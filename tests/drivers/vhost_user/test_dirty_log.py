@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from drivers.vhost_user.dirty_log import log_write
-from kernels.jit import kernel
-from kernels.memory import load_acquire, store_release
+from dpu_runtime.drivers.vhost_user.dirty_log import log_write
+from dpu_runtime.kernels.compile.jit import kernel
+from dpu_runtime.kernels.octets.memory import load_acquire, store_release
 
 PAGE = 0x1000  # octets, vhost-user "Migration"
 LOG_BYTES = 6

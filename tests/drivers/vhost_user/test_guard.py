@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from drivers.vhost_user import guard as guard_file
-from drivers.vhost_user.guard import PAGE_BYTES, MemoryGuard, page_bytes
+from dpu_runtime.drivers.vhost_user import guard as guard_file
+from dpu_runtime.drivers.vhost_user.guard import PAGE_BYTES, MemoryGuard, page_bytes
 from tests.conventions import ROOT
 from tests.drivers.vhost_user import sigbus
 from tests.drivers.vhost_user.sigbus import PAGES, SIZE, Churn, memory_file

@@ -6,8 +6,8 @@ Every region lies between pages that fault, so an access outside ends the test p
 import numpy as np
 import pytest
 
-from drivers.port import PortCounter as Count
-from drivers.vhost_user.layout import FAULT_AVAIL_INDEX, FAULT_BUFFER, FAULT_CHAIN_ID
+from dpu_runtime.drivers.port import PortCounter as Count
+from dpu_runtime.drivers.vhost_user.layout import FAULT_AVAIL_INDEX, FAULT_BUFFER, FAULT_CHAIN_ID
 from tests.drivers.vhost_user.guest_memory import FILL, GuestMemory
 from tests.drivers.vhost_user.ring_bursts import Bench, lay
 from tests.drivers.vhost_user.ring_model import INDIRECT, NEXT, WRITE

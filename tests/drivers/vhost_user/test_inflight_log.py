@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from drivers.vhost_user.inflight import queue_bytes
-from drivers.vhost_user.recovery import recover
+from dpu_runtime.drivers.vhost_user.inflight import queue_bytes
+from dpu_runtime.drivers.vhost_user.recovery import recover
 from tests.drivers.vhost_user.guest_memory import Region
 from tests.drivers.vhost_user.ring_bursts import Bench, lay
 from tests.drivers.vhost_user.ring_model import NEXT, WRITE

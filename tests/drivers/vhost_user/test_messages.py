@@ -5,9 +5,9 @@ import struct
 
 import pytest
 
-from drivers.vhost_user import messages as m
-from drivers.vhost_user.errors import FramingError, MessageError
-from drivers.vhost_user.memory_table import Region
+from dpu_runtime.drivers.vhost_user import messages as m
+from dpu_runtime.drivers.vhost_user.errors import FramingError, MessageError
+from dpu_runtime.drivers.vhost_user.memory_table import Region
 from tests.drivers.vhost_user.raw_frontend import addr, inflight, open_fds, single, state, table, u64
 
 R = m.Request

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from drivers.vhost_user import features as f
-from kernels.atomic import fence
-from kernels.jit import kernel
-from kernels.layout import BATCH_SIZE
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.kernels.compile.jit import kernel
+from dpu_runtime.kernels.layout import BATCH_SIZE
+from dpu_runtime.kernels.octets.atomic import fence
 from tests.drivers.vhost_user.ring_bursts import Bench, lay
 from tests.drivers.vhost_user.test_queue import HEADER, KINDS, frame_of
 from tests.drivers.vhost_user.test_transmit import buffers

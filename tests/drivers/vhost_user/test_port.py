@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from drivers.port import Kind, PortError
-from drivers.vhost_user import features as f
-from drivers.vhost_user.messages import HEADER, Request
-from drivers.vhost_user.port import HANGUP_GRACE_S, VhostUserPort
+from dpu_runtime.drivers.port import Kind, PortError
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user.messages import HEADER, Request
+from dpu_runtime.drivers.vhost_user.port import HANGUP_GRACE_S, VhostUserPort
 from tests.conventions import imports_of
 from tests.drivers.vhost_user.raw_frontend import (
     Frontend,
@@ -116,7 +116,7 @@ def test_a_file_that_took_its_place_is_left_alone(path):
 
 
 def test_the_control_half_needs_no_numba():
-    assert "numba" not in imports_of("drivers.vhost_user.port")
+    assert "numba" not in imports_of("dpu_runtime.drivers.vhost_user.port")
 
 
 # front-ends that come and go
@@ -225,14 +225,14 @@ def test_a_client_waits_for_its_front_end_and_comes_back(path, caplog):
 
 def test_a_client_backs_off(path, monkeypatch):
     waited = []
-    monkeypatch.setattr("drivers.vhost_user.port.RECONNECT_S_MIN", 0.001)
-    monkeypatch.setattr("drivers.vhost_user.port.RECONNECT_S_MAX", 0.016)
+    monkeypatch.setattr("dpu_runtime.drivers.vhost_user.port.RECONNECT_S_MIN", 0.001)
+    monkeypatch.setattr("dpu_runtime.drivers.vhost_user.port.RECONNECT_S_MAX", 0.016)
 
     def no_jitter(_low, _high):
         waited.append(time.monotonic())
         return 1.0
 
-    monkeypatch.setattr("drivers.vhost_user.port.random.uniform", no_jitter)
+    monkeypatch.setattr("dpu_runtime.drivers.vhost_user.port.random.uniform", no_jitter)
     with Served(VhostUserPort("vm", path, client=True)):
         wait_for(lambda: len(waited) > 8)
     gaps = [after - before for before, after in itertools.pairwise(waited)]
@@ -343,7 +343,7 @@ def test_stop_and_close_with_a_front_end_there(served):
 
 
 def test_a_snapshot_of_everything_fits_one_message_of_the_channel(path):
-    from dpu_runtime import channel
+    from dpu_runtime.plane import channel
 
     with Served(VhostUserPort("vm", path)) as served:
         with served.connect() as frontend:

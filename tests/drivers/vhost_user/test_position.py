@@ -6,8 +6,8 @@ from collections import deque
 import numpy as np
 import pytest
 
-from drivers.vhost_user.packed import DESC_F_AVAIL, DESC_F_USED, WRAP_BIT
-from drivers.vhost_user.position import find_position
+from dpu_runtime.drivers.vhost_user.packed import DESC_F_AVAIL, DESC_F_USED, WRAP_BIT
+from dpu_runtime.drivers.vhost_user.position import find_position
 
 NEXT = 1
 

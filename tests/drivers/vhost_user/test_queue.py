@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from drivers.port import PortCounter as Count
-from drivers.vhost_user import features as f
-from kernels.layout import BATCH_SIZE, HEADER_BYTES
+from dpu_runtime.drivers.port import PortCounter as Count
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.kernels.layout import BATCH_SIZE, HEADER_BYTES
 from tests.drivers.vhost_user.ring_bursts import Bench, lay
 
 KINDS = ("split", "packed")

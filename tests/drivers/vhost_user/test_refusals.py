@@ -5,9 +5,9 @@ import struct
 
 import pytest
 
-from drivers.vhost_user import features as f
-from drivers.vhost_user.messages import PAYLOAD_BYTES_MAX, Request
-from drivers.vhost_user.session import REFUSALS_MAX
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user.messages import PAYLOAD_BYTES_MAX, Request
+from dpu_runtime.drivers.vhost_user.session import REFUSALS_MAX
 from tests.drivers.vhost_user.raw_frontend import (
     FEATURES,
     GUEST,

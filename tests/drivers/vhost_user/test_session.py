@@ -5,9 +5,9 @@ import struct
 
 import pytest
 
-from drivers.vhost_user import features as f
-from drivers.vhost_user import inflight as buffers
-from drivers.vhost_user.messages import Request
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user import inflight as buffers
+from dpu_runtime.drivers.vhost_user.messages import Request
 from tests.drivers.vhost_user.raw_frontend import (
     FEATURES,
     GUEST,
@@ -303,7 +303,7 @@ def test_a_message_that_changes_nothing_is_not_handed_over(served, frontend):
 
 
 def test_octets_may_come_one_at_a_time(served, frontend):
-    from drivers.vhost_user.messages import HEADER
+    from dpu_runtime.drivers.vhost_user.messages import HEADER
 
     frontend.negotiate()
     payload = table((GUEST, MEMORY_BYTES, USER, 0))
@@ -316,7 +316,7 @@ def test_octets_may_come_one_at_a_time(served, frontend):
 
 
 def test_many_messages_in_one_piece(served, frontend):
-    from drivers.vhost_user.messages import HEADER
+    from dpu_runtime.drivers.vhost_user.messages import HEADER
 
     data = b"".join(HEADER.pack(R.GET_FEATURES, 1, 0) for _ in range(200))
     frontend.send_raw(data)

@@ -5,14 +5,19 @@ import struct
 import numpy as np
 import pytest
 
-from drivers.port import PortCounter as Count
-from drivers.vhost_user import features as f
-from kernels.layout import BATCH_SIZE, HEADER_BYTES, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4
+from dpu_runtime.drivers.port import PortCounter as Count
+from dpu_runtime.drivers.vhost_user import features as f
+from dpu_runtime.kernels.layout import (
+    BATCH_SIZE,
+    HEADER_BYTES,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM,
+    VIRTIO_NET_HDR_GSO_TCPV4,
+)
 from tests.drivers.vhost_user.guest_memory import FILL
 from tests.drivers.vhost_user.ring_bursts import Bench
 from tests.drivers.vhost_user.test_queue import KINDS, frame_of
 from tests.kernels.batches import Batch
-from tests.kernels.merging import merged_stream
+from tests.kernels.offload.merging import merged_stream
 
 MRG = 1 << f.VIRTIO_NET_F_MRG_RXBUF
 GUEST_CSUM = 1 << f.VIRTIO_NET_F_GUEST_CSUM

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from drivers.host import build_host
+from dpu_runtime.drivers.host import build_host
 from tests.conventions import ROOT
 
 

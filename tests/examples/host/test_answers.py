@@ -6,7 +6,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
-from drivers.vhost_user import features as f
+from dpu_runtime.drivers.vhost_user import features as f
 from tests.drivers.host import model
 from tests.drivers.host.model import Backend
 

@@ -1,0 +1,241 @@
+"""What the commands of `dpu` do: ask the daemon, print the answer.
+
+In:   the parsed arguments. Out: text or JSON on stdout, or an exception that cli.py turns into an exit code.
+Not:  anything heavy at import; `run` and `check` load the rest when they are used.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+
+from dpu_runtime.api.client import Client
+from dpu_runtime.cli import show
+from dpu_runtime.config.errors import ConfigError, DaemonError, Problem, RpcError
+
+COMMON_KEYS = (
+    *("name", "mac", "mtu", "queues", "vlan", "trunk", "spoof_check", "verify_checksum", "offload", "gro"),
+    *("rx_rate", "rx_burst", "tx_rate", "tx_burst"),
+)
+INTERFACE_KEYS = ("promiscuous", "accept_default_route", "qdisc", "blocks", "xdp_mode", "busy_poll")
+SOCKET_KEYS = ("socket", "socket_mode", "socket_group", "client")
+PORT_KEYS = (
+    *(*COMMON_KEYS, *INTERFACE_KEYS, *SOCKET_KEYS),
+    *("kind", "netns", "ifname", "address", "xconnect", "owner"),
+)
+RULE_KEYS = (
+    *("name", "priority", "stage", "in_port", "out_port", "src_mac", "dst_mac", "vlan", "ethertype"),
+    *("src", "dst", "proto", "sport", "dport", "tcp_flags", "action"),
+)
+
+
+def run(args):
+    """Run the daemon until it is told to stop."""
+    from dpu_runtime.config.errors import ApplyError  # noqa: PLC0415
+    from dpu_runtime.config.file import load_config  # noqa: PLC0415
+    from dpu_runtime.control import daemon  # noqa: PLC0415  (heavy)
+
+    config = load_config(args.config) if args.config else None
+    try:
+        daemon.run(config, args.given_socket and args.daemon_socket, args.perf_map)
+    except ApplyError as error:
+        raise DaemonError(str(error)) from None
+
+
+def check(args):
+    """Validate a file."""
+    from dpu_runtime.config.file import load_config  # noqa: PLC0415  (heavy)
+
+    config = load_config(args.file)
+    counts = {"ports": len(config.port), "rules": len(config.rule)}
+    _print(args, {"file": args.file, **counts}, "{file}: good, {ports} ports, {rules} rules".format_map)
+
+
+def apply(args):
+    """Send a file to the daemon."""
+    source = "stdin" if args.file == "-" else args.file
+    try:
+        with contextlib.ExitStack() as stack:
+            file = sys.stdin.buffer if args.file == "-" else stack.enter_context(open(args.file, "rb"))
+            text = file.read().decode("utf-8")
+    except OSError as error:
+        raise ConfigError([Problem("", error.strerror, file=source, has_value=False)]) from None
+    except UnicodeDecodeError as error:
+        problem = f"octet {error.start} is not UTF-8"
+        raise ConfigError([Problem("", problem, file=source, has_value=False)]) from None
+    result = _call(args, "config.apply", toml=text, source=source, dry_run=args.dry_run)
+    _print(args, result, lambda data: "\n".join(data["changes"] or ["nothing to change"]))
+
+
+def save(args):
+    """Write the running configuration."""
+    text = _call(args, "config.get")["toml"]
+    if args.file == "-":
+        sys.stdout.write(text)
+        return
+    new = f"{args.file}.{os.getpid()}.new"
+    try:
+        with open(new, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, args.file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise DaemonError(f"{args.file}: {error.strerror}") from None
+    if args.json:
+        print(json.dumps({"file": args.file}, indent=2))
+
+
+def status(args):
+    """Show how the daemon is."""
+    _print(args, _call(args, "status"), show.status)
+
+
+def stats(args):
+    """Show counters, or how fast they change."""
+    with _connected(args) as client:
+        before, began = client.call("stats"), time.monotonic()
+        if not args.rate:
+            _print(args, before, show.stats)
+            return
+        shown = 0
+        while args.count == 0 or shown < args.count:
+            time.sleep(args.interval)
+            after, now = client.call("stats"), time.monotonic()
+            rates = show.rates(before, after, now - began)
+            print(json.dumps(rates) if args.json else show.rate_table(rates), flush=True)
+            before, began, shown = after, now, shown + 1
+
+
+def profile(args):
+    """Show where the workers' time goes."""
+    _call(args, "status")  # waits, and says so, for a daemon that starts; the profile takes its time anyway
+    with Client(args.daemon_socket) as client:
+        _print(args, client.call("profile", **_given(args, ("seconds",))), show.profile)
+
+
+def port_add(args):
+    """Add a port."""
+    _print(args, _call(args, "port.add", **_given(args, PORT_KEYS), **_route(args)))
+
+
+def port_del(args):
+    """Delete a port."""
+    _print(args, _call(args, "port.del", name=args.name))
+
+
+def port_show(args):
+    """Show ports."""
+    if args.name:
+        _print(args, _call(args, "port.show", name=args.name), show.port)
+    else:
+        _print(args, _call(args, "port.show"), show.ports)
+
+
+def attach_container(args):
+    """Plug a container's namespace into a port; prints the port's name."""
+    from dpu_runtime.programs import attach  # noqa: PLC0415  (only these two commands use it)
+
+    netns, label = attach.find(args.netns, args.pid, args.container)
+    keys = {"kind": "tap", "owner": attach.OWNER, "netns": netns}
+    keys |= {**_given(args, (*COMMON_KEYS, "ifname", "address")), **_route(args)}
+    keys = {"name": attach.port_name(netns, args.ifname, label), **keys}
+    with _connected(args) as client:
+        try:
+            added = client.call("port.add", **keys)
+        except RpcError as error:
+            for name in _attached(client, netns, args.ifname, any_owner=True):
+                text = f"{args.ifname} in netns {netns!r} is attached already, as port {name}"
+                raise RpcError(error.code, text, error.data) from None
+            raise
+    _print(args, added, "{name}".format_map)
+
+
+def detach_container(args):
+    """Take the ports of a container away; prints their names."""
+    from dpu_runtime.programs import attach  # noqa: PLC0415
+
+    with _connected(args) as client:
+        names = [args.name]
+        if args.name is None:
+            netns, _ = attach.find(args.netns, args.pid, args.container)
+            names = _attached(client, netns, args.ifname)
+        gone = [gone for name in names for gone in client.call("port.detach", name=name)["names"]]
+    _print(args, {"names": gone}, lambda data: "\n".join(data["names"] or ["nothing was attached"]))
+
+
+def _attached(client, netns, ifname=None, any_owner=False):
+    """Names of the ports in a namespace, by default of those that `dpu attach` made."""
+    from dpu_runtime.programs import attach  # noqa: PLC0415
+
+    configs = [view["config"] for view in client.call("port.show")]
+    return [
+        config["name"]
+        for config in configs
+        if config.get("netns") == netns
+        if ifname in (None, config["ifname"])
+        if any_owner or config.get("owner") == attach.OWNER
+    ]
+
+
+def vhost_user(args):
+    """Be a port's front door, as QEMU and libvirt want it, until told to end."""
+    from dpu_runtime.programs import vhost_program  # noqa: PLC0415  (only this command uses it)
+
+    if args.print_capabilities:
+        print(json.dumps(vhost_program.CAPABILITIES, indent=2))
+        return
+    keys = {"name": f"vhost-user-{os.getpid()}", **_given(args, (*COMMON_KEYS, "xconnect"))}
+    keys |= {"kind": "vhost_user", "owner": vhost_program.OWNER}
+    frontend = None if args.fd is None else vhost_program.frontend_socket(args.fd)
+    path = args.socket_path and os.path.abspath(args.socket_path)
+    with _connected(args) as client:
+        client.call("status")  # waits for one that starts; a signal in the meantime has nothing to undo
+    text = "port {name} on {socket}" if frontend is None else "port {name}"
+    vhost_program.run(
+        args.daemon_socket, keys, path, frontend, lambda added: _print(args, added, text.format_map)
+    )
+
+
+def rule_add(args):
+    """Add a rule."""
+    result = _call(args, "rule.add", **_given(args, RULE_KEYS))
+    _print(args, result, None if args.name else lambda data: data["name"])
+
+
+def rule_del(args):
+    """Delete a rule."""
+    _print(args, _call(args, "rule.del", name=args.name))
+
+
+def rule_show(args):
+    """Show rules."""
+    _print(args, _call(args, "rule.show", stats=args.stats), show.rules)
+
+
+def _call(args, method, **params):
+    with _connected(args) as client:
+        return client.call(method, **params)
+
+
+def _connected(args):
+    return Client(args.daemon_socket, waiting=lambda text: print(f"dpu: {text}", file=sys.stderr, flush=True))
+
+
+def _given(args, keys):
+    return {key: value for key in keys if (value := getattr(args, key)) is not None}
+
+
+def _route(args):
+    return {"route": [{"to": to, "via": via} for to, via in args.route]} if args.route else {}
+
+
+def _print(args, data, text=None):
+    """Print data as JSON, or what `text` makes of it: without it, success is silent."""
+    if args.json:
+        print(json.dumps(data, indent=2), flush=True)
+    elif text:
+        print(text(data), flush=True)

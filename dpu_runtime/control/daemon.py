@@ -1,0 +1,211 @@
+"""The daemon: one process that ties configuration, device and API together.
+
+In:   a configuration, or none. Out: a served socket, a state directory, lines on stderr.
+Not:  packets. This process never imports the compiler; the data plane is another process.
+
+A clean end (SIGTERM, SIGINT) takes everything down. A killed daemon leaves the data plane running;
+the next one adopts it and goes on with what ran, ports and rules of the run time included. A file that
+differs is reported, and applied when `dpu apply` says so.
+"""
+
+import asyncio
+import importlib
+import logging
+import signal
+import time
+
+from pydantic import ValidationError
+
+from dpu_runtime.api.methods import Api
+from dpu_runtime.api.rpc import Server
+from dpu_runtime.config.errors import ApplyError, ConfigError, DaemonError
+from dpu_runtime.config.file import problems
+from dpu_runtime.config.models import Config, RuntimeConfig
+from dpu_runtime.control.control import REFUSALS, Control, Device, plan
+from dpu_runtime.control.notify import sd_notify, watchdog_interval_s
+from dpu_runtime.control.origin import Kept
+from dpu_runtime.control.state import StateDir
+
+__all__ = ["Daemon", "Device", "run"]
+
+log = logging.getLogger("dpu.daemon")
+
+REAP_S = 0.25  # between looks for ports whose container ended
+
+
+class Daemon:
+    """A daemon over `make_device(runtime)`, for `config` or for nothing yet."""
+
+    def __init__(self, make_device, config=None, socket=None, perf_map=False):
+        self.config = config or Config()
+        self._named_config = config is not None
+        given = {**({"socket": str(socket)} if socket else {}), **({"perf_map": True} if perf_map else {})}
+        if given:
+            self.config = _with_runtime(self.config, given)
+        self.runtime = self.config.runtime
+        self.ready = asyncio.Event()
+        self._make_device = make_device
+        self._stop = asyncio.Event()
+        self._state = StateDir(self.runtime.state_dir)
+        self._control = None
+        self._server = None
+
+    async def run(self):
+        """Serve until `stop()`, SIGTERM or SIGINT. Raises DaemonError, ApplyError, or what a device does."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        self._state.lock()
+        stopped = loop.create_task(self._stop.wait())
+        try:
+            starting = loop.create_task(self._start())
+            await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+            try:
+                await starting
+            except asyncio.CancelledError:
+                log.info("stopped while starting")
+            else:
+                await self._serve(stopped)
+        finally:
+            stopped.cancel()
+            await self._end()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def stop(self):
+        """Ask `run` to end."""
+        self._stop.set()
+
+    def _signalled(self, number):
+        log.info("%s: stopping", signal.Signals(number).name)
+        self.stop()
+
+    async def _start(self):
+        began = time.monotonic()
+        device = self._make_device(self.runtime)
+        self._control = Control(device, self._state, self.runtime)
+        self._server = Server(self.runtime.socket, Api(self._control).call)
+        await self._server.listen()
+        await device.start()
+        if device.status().get("adopted"):
+            await self._adopt()
+        else:
+            await self._control.start(self.config, self._kept())
+        await self._server.serve()
+        log.info("ready after %.2f s, socket %s", time.monotonic() - began, self.runtime.socket)
+
+    def _kept(self):
+        """What was made at run time; what cannot be read is kept aside, and the daemon starts without it."""
+        try:
+            kept = self._state.load_kept()
+            problems = kept.refused
+        except DaemonError as error:
+            kept, problems = Kept(), [str(error)]
+        if problems:
+            for problem in problems:
+                log.error("made at run time, and lost: %s", problem)
+            log.error("%s has what was made at run time, for you to look at", self._state.set_aside())
+        return kept
+
+    async def _adopt(self):
+        """Go on with what a killed daemon left, whatever the file says."""
+        try:
+            running = self._state.load() or Config(runtime=self.runtime)
+            kept = self._state.load_kept()
+        except DaemonError:
+            self._control = None  # what runs goes on: nobody knows what it is, but it forwards
+            raise
+        same = {key: getattr(running.runtime, key) for key in ("workers", *plan.STAGE_DEFAULTS)}
+        runtime = self.runtime.model_copy(update=same)  # the rest is this process's own
+        running = await self._control.adopt(running.model_copy(update={"runtime": runtime}), kept)
+        log.info("adopted a data plane with %d ports and %d rules", len(running.port), len(running.rule))
+        if self._named_config:
+            self._report_differences(running)
+
+    def _report_differences(self, running):
+        """Say what the file asks for and does not run: ports that came since must not go unasked."""
+        for problem in plan.fixed_changes(running.runtime, self.runtime):
+            log.warning("not changed: %s", problem)
+        lines = plan.summary(running, self.config.model_copy(update=plan.beside_owned(running, self.config)))
+        for line in lines:
+            log.warning("not applied: %s", line)
+        if lines:
+            log.warning("what ran goes on; `dpu apply FILE` makes the configuration file run")
+
+    async def _serve(self, stopped):
+        sd_notify("READY=1", "STATUS=forwarding")
+        self.ready.set()
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(self._watch()), loop.create_task(self._reap())]
+        try:
+            await asyncio.wait((stopped, *tasks), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _reap(self):
+        """Detach the ports of containers that ended."""
+        while True:
+            await asyncio.sleep(REAP_S)
+            try:
+                await self._control.reap()
+            except ApplyError as error:
+                log.error("a port whose container is gone stays: %s", error)
+
+    async def _watch(self):
+        """Tell systemd that the daemon lives, as long as the device does."""
+        interval_s = watchdog_interval_s()
+        while True:
+            if interval_s is None:
+                await self._stop.wait()
+                return
+            try:
+                healthy = await self._control.device.healthy()
+            except Exception:
+                log.exception("the health check failed")
+                healthy = False
+            if healthy:
+                sd_notify("WATCHDOG=1")
+            else:
+                log.error("the data plane is not healthy; no sign of life for the service manager")
+            await asyncio.sleep(interval_s)
+
+    async def _end(self):
+        sd_notify("STOPPING=1")
+        try:
+            if self._control is not None:
+                await self._control.stop()
+        finally:
+            if self._server is not None:
+                await self._server.stop()
+            self._state.close()
+
+
+def _with_runtime(config, keys):
+    """`config` with other values of these keys of [runtime], the rest as it was given."""
+    given = config.runtime.model_dump(exclude_unset=True)
+    try:
+        runtime = RuntimeConfig(**{**given, **keys})
+    except ValidationError as error:
+        raise ConfigError(problems(error, RuntimeConfig)) from None
+    return config.model_copy(update={"runtime": runtime})
+
+
+def run(config=None, socket=None, perf_map=False):
+    """Run the daemon on this machine's device; returns when it was told to stop. Raises DaemonError.
+
+    socket, perf_map  instead of what the configuration says, when given
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    device = importlib.import_module("dpu_runtime.device.device")  # opens /dev/net/tun and more, only here
+
+    async def main():
+        await Daemon(device.DpuDevice, config, socket, perf_map).run()
+
+    try:
+        asyncio.run(main())
+    except REFUSALS as error:
+        raise DaemonError(str(error)) from None

@@ -1,0 +1,296 @@
+"""The data-plane process: owns the cores.
+
+It gets the shared memory, wake-up descriptors and port queues from the control process over a
+channel, runs one pinned worker thread a CPU, and answers requests between them. When the control
+process dies it goes on forwarding and waits on its adoption socket for the next one.
+
+    python -m dpu_runtime.plane.dataplane CHANNEL_FD
+
+Compiles (or loads from the cache) before it says it is ready, so a standby process takes over in
+milliseconds.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+
+import numpy as np
+
+from dpu_runtime.drivers.mapping import PlainQueues, map_queues
+from dpu_runtime.drivers.vhost_user.backend import Backend
+from dpu_runtime.drivers.vhost_user.layout import FAULT_CALL, FAULT_MEMORY
+from dpu_runtime.kernels.layout import PORT_UP
+from dpu_runtime.observe import perf_map
+from dpu_runtime.plane import channel
+from dpu_runtime.plane.shared import Control, SharedState, WorkerWord
+
+STUCK_CALL_S = 0.1  # between looks for a worker that a driver makes wait
+PASS_TIMEOUT_S = 5.0  # every worker passes an epoch within this
+
+
+class DataPlane:
+    """The process's state: workers, ports, and the channel to the control process."""
+
+    def __init__(self, sock, tsc_hz, guard):
+        self.sock = sock
+        self.guard = guard
+        self.tsc_hz = tsc_hz
+        self.listener = None
+        self.listener_path = None
+        self.shared = None
+        self.shared_fd = -1
+        self.workers = []
+        self.cpus = []
+        self.ports = {}  # index -> what drivers/mapping.py made of its descriptors
+        self.backends = {}  # index -> Backend, of ports with rings
+        self.stopping = False
+        self._look_at = 0.0  # time.monotonic() of the next look for a worker that a driver makes wait
+
+    # requests, one method each; each returns (reply, descriptors)
+
+    def do_attach(self, message, fds):
+        """Map the shared memory, start the workers, listen for adoption."""
+        from dpu_runtime.plane.worker_thread import WorkerThread  # noqa: PLC0415
+
+        self.shared_fd, kicks = fds[0], fds[1:]
+        self.cpus = message["cpus"]
+        self.shared = SharedState.attach(self.shared_fd)
+        self.shared.control[Control.TSC_HZ] = self.tsc_hz
+        self.shared.control[Control.STOP] = 0
+        self._listen(message["adopt_path"])
+        for index in self.shared.devices["pairs"].nonzero()[0]:  # of a process before this one
+            self.shared.rings[index]["configured"] = 0
+        count = len(self.cpus)
+        self.workers = [
+            WorkerThread(self.shared, number, cpu, kick, count)
+            for number, (cpu, kick) in enumerate(zip(self.cpus, kicks, strict=True))
+        ]
+        for worker in self.workers:
+            worker.start()
+        return {"ok": True}, ()
+
+    def do_perf_map(self, message, _fds):
+        """Write the names of this process's machine code for perf, or remove them."""
+        if message["write"]:
+            perf_map.write()
+        else:
+            perf_map.remove(os.getpid())
+        return {"ok": True}, ()
+
+    def do_add_port(self, message, fds):
+        """Poll a port's queues: queue w by worker w; a worker beyond them sends on queue w mod n."""
+        index = message["index"]
+        port = map_queues(message["kind"], index, self.shared, fds, message["layout"])
+        self.ports[index] = port
+        count = len(port.queue_fds)
+        for number, worker in enumerate(self.workers):
+            queue = number % count
+            worker.add_port(index, port.queue_fds[queue], queue, receives=number < count)
+        return {"ok": True}, ()
+
+    def do_add_ring_port(self, message, _fds):
+        """Make a port whose queues are rings in a guest's memory; `set_rings` says which.
+
+        It takes packets for the guest from then on, and the guest's own from `poll_rings` on.
+        """
+        index = message["index"]
+        self.ports[index] = PlainQueues((), {})
+        self.backends[index] = Backend(
+            index, self.shared, self.guard, self._add_kick(index), self._del_kick, self._pass_epoch
+        )
+        return {"ok": True}, ()
+
+    def do_poll_rings(self, message, _fds):
+        """Take packets from a port's rings."""
+        for worker in self.workers:
+            worker.add_ring_port(message["index"])
+        return {"ok": True}, ()
+
+    def do_set_rings(self, message, fds):
+        """Bring a port's memory and rings to a snapshot, drivers/vhost_user/README.md."""
+        self.backends[message["index"]].apply(message["snapshot"], fds)
+        return {"ok": True}, ()
+
+    def _add_kick(self, index):
+        # a queue pair's rings belong to one worker, as in drivers/vhost_user/queue.py
+        return lambda ring, fd: self._worker_of(ring).add_kick(index, ring, fd)
+
+    def _del_kick(self, ring, fd):
+        self._worker_of(ring).del_kick(fd)
+
+    def _worker_of(self, ring):
+        return self.workers[ring // 2 % len(self.workers)]
+
+    def do_del_port(self, message, _fds):
+        """Stop polling a port and close its queues once every worker has passed."""
+        index = message["index"]
+        backend = self.backends.pop(index, None)
+        if backend is not None:
+            backend.close()
+        port = self.ports.pop(index, None)  # a process before this one may have deleted it and died
+        fds = [worker.del_port(index) for worker in self.workers]
+        self._pass_epoch()
+        for worker, fd in zip(self.workers, fds, strict=True):
+            worker.forget(fd)
+        if port is not None:
+            port.close()
+        return {"ok": True}, ()
+
+    def do_hello(self, _message, _fds):
+        """Say who is running, with the shared memory and the wake-up descriptors: for adoption."""
+        kicks = [worker.kick_fd for worker in self.workers]
+        reply = {"ok": True, "pid": os.getpid(), "ports": sorted(self.ports), "cpus": self.cpus}
+        return reply, [self.shared_fd, *kicks]
+
+    def do_get_port(self, message, _fds):
+        """Hand out a port's queues, or the snapshot of its rings."""
+        backend = self.backends.get(message["index"])
+        if backend is not None:
+            return {"ok": True, "snapshot": backend.snapshot}, backend.fds
+        port = self.ports[message["index"]]
+        return {"ok": True, "layout": port.layout}, port.fds
+
+    def do_stop(self, _message, _fds):
+        """End: stop the workers at a burst boundary, close every port."""
+        self.stopping = True
+        self._stop_workers()
+        return {"ok": True}, ()
+
+    # the loop
+
+    def serve(self):
+        """Answer requests until told to stop, or until a standby's control process is gone."""
+        while not self.stopping:
+            sources = [s for s in (self.sock, self.listener) if s is not None]
+            if not sources:
+                return  # a standby that nobody can reach
+            timeout = STUCK_CALL_S if self.backends else None
+            ready, _, _ = select.select([*sources, self.guard.event_fd], [], [], timeout)
+            self._free_workers()
+            if self.guard.event_fd in ready:
+                self._memory_lost()
+            elif self.listener in ready:
+                self._accept()
+            elif self.sock in ready:
+                self._serve_one()
+
+    def _free_workers(self):
+        """Free a worker whose call to a driver blocks, and have that connection closed.
+
+        A call is stuck that lasts from one look to the next, so the looks keep their distance.
+        """
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + STUCK_CALL_S
+        for worker in self.workers:
+            fd = worker.stuck_call()
+            if fd < 0:
+                continue
+            for index, backend in self.backends.items():
+                if backend.calls_on(fd):
+                    self.shared.rings[index]["fault"] = FAULT_CALL
+                    self.shared.devices[index]["fault"] = FAULT_CALL
+            # It is full, or the worker would not wait; if its driver empties it just now, only this waits.
+            threading.Thread(target=os.eventfd_read, args=(fd,), daemon=True).start()
+
+    def _memory_lost(self):
+        """A guest took memory away that workers use: its rings stop, the control process hangs up."""
+        for index in self.guard.faulted():
+            self.shared.rings[index]["fault"] = FAULT_MEMORY
+            self.shared.devices[index]["fault"] = FAULT_MEMORY
+
+    def _serve_one(self):
+        try:
+            message, fds = channel.receive(self.sock)
+            reply, reply_fds = self._dispatch(message, fds)
+            channel.send(self.sock, reply, reply_fds)
+        except channel.ChannelClosedError:
+            self.sock.close()
+            self.sock = None
+
+    def _dispatch(self, message, fds):
+        method = getattr(self, "do_" + str(message.get("do")), None)
+        if method is None:
+            return {"ok": False, "error": f"unknown request {message.get('do')!r}"}, ()
+        try:
+            return method(message, fds)
+        except Exception as error:
+            traceback.print_exc()
+            return {"ok": False, "error": f"{type(error).__name__}: {error}"}, ()
+
+    def _listen(self, path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(path)
+        os.chmod(path, 0o600)
+        self.listener.listen(1)
+        self.listener_path = path
+
+    def _accept(self):
+        sock, _ = self.listener.accept()
+        if self.sock is not None:
+            self.sock.close()  # the newest control process is the one: it holds the state lock
+        self.sock = sock
+
+    def _pass_epoch(self):
+        control = self.shared.control
+        control[Control.EPOCH] += 1
+        epoch = int(control[Control.EPOCH])
+        for worker in self.workers:
+            worker.kick()
+        limit = time.monotonic() + PASS_TIMEOUT_S
+        for number in range(len(self.workers)):
+            while self.shared.worker_state[number, WorkerWord.SEEN_EPOCH] < epoch:
+                if time.monotonic() > limit:
+                    raise TimeoutError(f"worker {number} does not pass epoch {epoch}")
+                time.sleep(0.0002)
+
+    def _stop_workers(self):
+        if self.shared is None:
+            return
+        self.shared.control[Control.STOP] = 1
+        for worker in self.workers:
+            worker.kick()
+        for worker in self.workers:
+            worker.join()
+        for backend in self.backends.values():
+            backend.stopped()
+        self.backends = {}
+        for index, port in self.ports.items():
+            self.shared.ports[index]["flags"] &= np.uint32(~PORT_UP & 0xFFFFFFFF)
+            port.close()
+        self.ports = {}
+        if self.listener_path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.listener_path)
+
+
+def main():
+    """Start: ignore the terminal's Ctrl-C, make the machine code, say so, serve."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    from dpu_runtime.plane.worker_thread import prepare  # noqa: PLC0415
+
+    started = time.monotonic()
+    tsc_hz, guard = prepare()
+    try:
+        channel.send(sock, {"ready": os.getpid(), "prepare_s": round(time.monotonic() - started, 3)})
+    except channel.ChannelClosedError:
+        return
+    plane = DataPlane(sock, tsc_hz, guard)
+    try:
+        plane.serve()
+    finally:
+        perf_map.remove(os.getpid())
+
+
+if __name__ == "__main__":
+    main()

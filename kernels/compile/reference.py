@@ -1,0 +1,118 @@
+"""Namedtuples of arrays by reference: one pointer where numba passes ten words an array.
+
+`Lent(value)` lays a namedtuple out in memory; compiled code gets its address and reads a field where it
+is used, `value.field`, also of a namedtuple inside. A tuple by value is taken apart and put together
+again at each call, which costs compilers minutes and an indirect call as much as the work it calls for.
+With the compiler off `Lent(value)` is the value itself.
+"""
+
+import numpy as np
+
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE
+
+
+def _words(value):
+    """The 64-bit words of a value as numba lays it out: ArrayModel, TupleModel in its datamodel."""
+    if isinstance(value, tuple):
+        return [word for field in value for word in _words(field)]
+    if isinstance(value, np.ndarray):
+        owner = (0, 0)  # meminfo and parent: nothing is counted, see kernels/compile/jit.py
+        return [*owner, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides]
+    return [int(value) & 0xFFFF_FFFF_FFFF_FFFF]
+
+
+if PYTHON_MODE:
+
+    def Lent(value):  # noqa: N802
+        """The value itself."""
+        return value
+
+else:
+    from llvmlite import ir
+    from numba import types
+    from numba.core.typing.templates import AttributeTemplate
+    from numba.extending import (
+        NativeValue,
+        infer_getattr,
+        lower_getattr_generic,
+        models,
+        register_model,
+        typeof_impl,
+        unbox,
+    )
+
+    class Lent:
+        """A namedtuple of arrays, ints and such namedtuples, for compiled functions to take by reference.
+
+        Its fields are read as the namedtuple's; they stay what they are, and it must outlive the call.
+        """
+
+        def __init__(self, value):
+            self.value = value
+            self._memory = np.array(_words(value), np.uint64)
+            self.address = self._memory.ctypes.data
+
+        def __getattr__(self, name):
+            return getattr(self.value, name)
+
+    class Reference(types.Type):
+        """numba's type of a `Lent`."""
+
+        def __init__(self, referred):
+            self.referred = referred
+            super().__init__(name=f"Reference({referred})")
+
+        def field(self, name):
+            """(number, type) of a field; a namedtuple's is a reference again."""
+            number = self.referred.fields.index(name)
+            kind = self.referred.types[number]
+            return number, Reference(kind) if isinstance(kind, types.NamedTuple) else kind
+
+    @register_model(Reference)
+    class _ReferenceModel(models.PrimitiveModel):
+        def __init__(self, manager, kind):
+            super().__init__(manager, kind, ir.IntType(8).as_pointer())
+
+    @typeof_impl.register(Lent)
+    def _typeof_lent(lent, context):
+        return Reference(typeof_impl(lent.value, context))
+
+    @unbox(Reference)
+    def _unbox_lent(kind, lent, c):
+        address = c.pyapi.object_getattr_string(lent, "address")
+        word = c.pyapi.long_as_ulonglong(address)
+        c.pyapi.decref(address)
+        return NativeValue(c.builder.inttoptr(word, ir.IntType(8).as_pointer()))
+
+    @infer_getattr
+    class _ReferenceAttribute(AttributeTemplate):
+        key = Reference
+
+        def generic_resolve(self, reference, name):
+            return reference.field(name)[1] if name in reference.referred.fields else None
+
+    def _load(builder, pointer):
+        """Load what `pointer` points at word by word: LLVM then drops the words that nobody uses."""
+        pointee = pointer.type.pointee
+        if not isinstance(pointee, (ir.LiteralStructType, ir.ArrayType)):
+            word = builder.load(pointer)
+            # Nobody writes there while it is lent, so a store elsewhere does not make it be read again.
+            word.set_metadata("invariant.load", builder.module.add_metadata([]))
+            return word
+        value = ir.Constant(pointee, ir.Undefined)
+        elements = pointee.elements if isinstance(pointee, ir.LiteralStructType) else range(pointee.count)
+        for k in range(len(elements)):
+            value = builder.insert_value(value, _load(builder, _part(builder, pointer, k)), k)
+        return value
+
+    def _part(builder, pointer, number):
+        return builder.gep(pointer, [ir.IntType(32)(0), ir.IntType(32)(number)], inbounds=True)
+
+    @lower_getattr_generic(Reference)
+    def _lower_field(context, builder, reference, value, name):
+        number, kind = reference.field(name)
+        pointer = builder.bitcast(value, context.get_value_type(reference.referred).as_pointer())
+        place = _part(builder, pointer, number)
+        if isinstance(kind, Reference):
+            return builder.bitcast(place, value.type)
+        return _load(builder, place)

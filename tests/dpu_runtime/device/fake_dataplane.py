@@ -1,0 +1,49 @@
+"""A data plane without packets, for tests of the supervisor: python fake_dataplane.py FD.
+
+The file FAKE_PLAN has a word for each process that starts, taken from its front: `well` (also when there
+is none), `die` before it is ready, or `slow`, which never gets ready.
+"""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from dpu_runtime.plane import channel
+
+
+def next_word():
+    """The word for this process."""
+    path = Path(os.environ["FAKE_PLAN"])
+    word, _, rest = path.read_text().partition(" ")
+    path.write_text(rest)
+    return word or "well"
+
+
+def main():
+    """Answer requests: `refuse`, `die`, `stop`, or anything else, which comes back."""
+    word = next_word()
+    if word == "die":
+        sys.exit(3)
+    if word == "slow":
+        time.sleep(60)
+    sock = socket.socket(fileno=int(sys.argv[-1]))
+    channel.send(sock, {"ready": os.getpid(), "prepare_s": 0.0})
+    while True:
+        try:
+            message, _ = channel.receive(sock)
+        except channel.ChannelClosedError:
+            return
+        if message["do"] == "die":
+            os._exit(4)
+        if message["do"] == "refuse":
+            channel.send(sock, {"ok": False, "error": "not today"})
+            continue
+        channel.send(sock, {"ok": True, "pid": os.getpid(), "asked": message})
+        if message["do"] == "stop":
+            return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""The supervisor: processes that die, refuse, hang and come back, with a data plane that is none."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dpu_runtime.device import supervisor as module
+from dpu_runtime.device.supervisor import DataPlaneError, DataPlaneGoneError, Process, Supervisor
+
+FAKE = Path(__file__).with_name("fake_dataplane.py")
+TIMEOUT_S = 20.0
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """Say how the next processes are: `plan("well", "die")`."""
+    command = tmp_path / "python"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setattr(module, "sys", SimpleNamespace(executable=str(command)))
+    monkeypatch.setattr(module, "RETRY_S", 0.02)
+    monkeypatch.setenv("FAKE_PLAN", str(tmp_path / "plan"))
+    monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[3]))
+
+    def write(*words):
+        (tmp_path / "plan").write_text(" ".join(words))
+
+    write()
+    return write
+
+
+async def until(condition):
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+
+
+def gone(pid):
+    """Whether a process is gone, and not as a zombie."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+def scenario(work, standby=True, restore=None):
+    """Run `work(supervisor, restored)` on a started supervisor, then end it; nothing may be left."""
+
+    async def main():
+        restored = []
+
+        async def note(process):
+            restored.append(process.pid)
+            await process.request({"do": "attach"})
+            if restore is not None:
+                await restore(process, len(restored))
+
+        supervisor = Supervisor(note, standby)
+        await supervisor.start()
+        try:
+            await work(supervisor, restored)
+        finally:
+            pids = [p.pid for p in (supervisor.active, supervisor.standby) if p is not None]
+            await supervisor.stop()
+        assert all(map(gone, pids))
+        assert supervisor.active is supervisor.standby is None
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_request_and_refusal(plan):
+    async def work(supervisor, restored):
+        reply, fds = await supervisor.request({"do": "something"})
+        assert (reply["asked"], fds, reply["pid"]) == ({"do": "something"}, [], supervisor.active.pid)
+        with pytest.raises(DataPlaneError, match="not today"):
+            await supervisor.request({"do": "refuse"})
+        assert restored == [supervisor.active.pid]
+        assert supervisor.standby is None
+
+    scenario(work, standby=False)
+
+
+def test_standby_takes_over_and_is_replaced(plan):
+    async def work(supervisor, restored):
+        await until(lambda: supervisor.standby)
+        first, second = supervisor.active.pid, supervisor.standby.pid
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: supervisor.restarts == 1)
+        assert supervisor.active.pid == second
+        assert restored == [first, second]
+        assert supervisor.last_gap_ms < 1000
+        await until(lambda: supervisor.standby)
+        assert supervisor.standby.pid not in (first, second)
+        assert (await supervisor.request({"do": "x"}))[0]["pid"] == second
+
+    scenario(work)
+
+
+def test_without_a_standby_a_new_one_is_started(plan):
+    async def work(supervisor, restored):
+        os.kill(supervisor.active.pid, signal.SIGKILL)
+        await until(lambda: supervisor.restarts == 1)
+        assert restored[-1] == supervisor.active.pid != restored[0]
+
+    scenario(work, standby=False)
+
+
+def test_dead_standby_is_replaced(plan):
+    async def work(supervisor, _restored):
+        await until(lambda: supervisor.standby)
+        dead = supervisor.standby.pid
+        os.kill(dead, signal.SIGKILL)
+        await until(lambda: supervisor.standby and supervisor.standby.pid != dead)
+        assert supervisor.restarts == 0
+
+    scenario(work)
+
+
+def test_standby_and_active_die_together(plan):
+    async def work(supervisor, _restored):
+        await until(lambda: supervisor.standby)
+        pids = {supervisor.standby.pid, supervisor.active.pid}
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: supervisor.restarts == 1)
+        assert supervisor.active.pid not in pids
+        await supervisor.request({"do": "x"})
+
+    scenario(work)
+
+
+def test_stop_while_nothing_runs(plan):
+    async def work(supervisor, _restored):
+        plan("slow")
+        os.kill(supervisor.active.pid, signal.SIGKILL)
+        await until(lambda: not Path(os.environ["FAKE_PLAN"]).read_text())
+
+    began = time.monotonic()
+    scenario(work, standby=False)
+    assert time.monotonic() - began < 10
+
+
+def test_processes_that_do_not_start_are_tried_again(plan):
+    async def work(supervisor, _restored):
+        plan("die", "die", "well")
+        os.kill(supervisor.active.pid, signal.SIGKILL)
+        await until(lambda: supervisor.restarts == 1)
+        await supervisor.request({"do": "x"})
+
+    scenario(work, standby=False)
+
+
+def test_process_that_cannot_be_given_the_ports_is_replaced(plan):
+    async def restore(process, times):
+        if times == 2:
+            await process.request({"do": "die"})
+
+    async def work(supervisor, restored):
+        os.kill(supervisor.active.pid, signal.SIGKILL)
+        await until(lambda: supervisor.restarts == 1)
+        assert len(restored) == 3
+
+    scenario(work, restore=restore)
+
+
+@pytest.mark.parametrize("standby", [True, False])
+def test_a_bug_while_handing_over_is_logged_and_tried_again(plan, caplog, standby):
+    handed = []
+
+    async def restore(process, times):
+        handed.append(process.pid)
+        if times in (2, 3):
+            raise KeyError("a port nobody knows")
+
+    async def work(supervisor, _restored):
+        os.kill(supervisor.active.pid, signal.SIGKILL)
+        await until(lambda: supervisor.restarts == 1)
+        assert supervisor.active.pid == handed[3]
+        assert (await supervisor.request({"do": "x"}))[0]["pid"] == handed[3]
+        await until(lambda: all(map(gone, handed[:3])))
+        os.kill(handed[3], signal.SIGKILL)  # it is watched as the ones before it
+        await until(lambda: supervisor.restarts == 2)
+
+    scenario(work, standby, restore)
+    failures = [record for record in caplog.records if "a port nobody knows" in record.getMessage()]
+    assert len(failures) == 2
+    assert all(record.exc_info and record.levelname == "ERROR" for record in failures)
+
+
+@pytest.mark.parametrize("standby", [True, False])
+def test_a_system_that_refuses_processes_for_a_while(plan, caplog, standby):
+    async def work(supervisor, _restored):
+        if standby:
+            await until(lambda: supervisor.standby)
+        executable, module.sys.executable = module.sys.executable, "/nowhere/python"
+        if standby:
+            os.kill(supervisor.standby.pid, signal.SIGKILL)
+        os.kill(supervisor.active.pid, signal.SIGKILL)
+        await until(lambda: caplog.text.count("No such file") > 2)
+        module.sys.executable = executable
+        await until(lambda: supervisor.restarts == 1)
+        await supervisor.request({"do": "x"})
+        await until(lambda: supervisor.standby or not standby)
+
+    scenario(work, standby)
+    assert "data plane: [Errno 2]" in caplog.text
+
+
+def test_request_waits_for_the_successor(plan):
+    async def work(supervisor, _restored):
+        await until(lambda: supervisor.standby)
+        first = supervisor.active.pid
+        os.kill(first, signal.SIGKILL)
+        reply, _ = await supervisor.request({"do": "x"})
+        assert reply["pid"] == supervisor.active.pid != first
+
+    scenario(work)
+
+
+def test_request_that_kills_is_not_made_for_ever(plan):
+    async def work(supervisor, restored):
+        with pytest.raises(DataPlaneGoneError, match="is gone"):
+            await supervisor.request({"do": "die"})
+        await until(lambda: len(restored) == 1 + module.REQUEST_ATTEMPTS)
+        await supervisor.request({"do": "x"})
+
+    scenario(work)
+
+
+def test_stop_does_not_wait_for_a_standby_that_starts(plan):
+    plan("well", "slow")
+
+    async def work(supervisor, _restored):
+        await until(lambda: not Path(os.environ["FAKE_PLAN"]).read_text())
+
+    began = time.monotonic()
+    scenario(work)
+    assert time.monotonic() - began < 10
+
+
+def test_stop_of_a_process_that_does_not_answer(plan, monkeypatch):
+    monkeypatch.setattr(module, "REQUEST_TIMEOUT_S", 0.2)
+
+    async def work(supervisor, _restored):
+        os.kill(supervisor.active.pid, signal.SIGSTOP)
+
+    scenario(work, standby=False)
+
+
+def test_start_that_fails_says_the_exit_code(plan):
+    plan("die")
+
+    async def main():
+        await Supervisor(lambda _process: None).start()
+
+    with pytest.raises(DataPlaneError, match=r"did not start \(exit code 3\): end of channel"):
+        asyncio.run(main())
+
+
+def test_nobody_to_adopt(tmp_path):
+    assert Process.connect(str(tmp_path / "none.sock")) is None
+    path = tmp_path / "stale.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(str(path))
+    assert Process.connect(str(path)) is None

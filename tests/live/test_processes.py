@@ -1,0 +1,285 @@
+"""Processes that are killed and come back: the data plane, the control process, both; clean ends."""
+
+import hashlib
+import itertools
+import os
+import re
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from tests.live.daemon import Container, alive, wait_until
+
+pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("iproute2", "iputils-ping")]
+
+GAP_S_MAX = 0.5  # without a packet, when the data plane is replaced by a warm one
+PING_INTERVAL_S = 0.01
+IDLE_S = 5.0
+IDLE_CPU_MAX = 0.01  # of a core
+
+
+@pytest.fixture
+def pair(new_daemon, namespaces):
+    """Start a daemon with containers `a` and `b`: `daemon, a, b = pair()`."""
+
+    def make(**runtime):
+        daemon = new_daemon()
+        daemon.start(**runtime)
+        return daemon, *(
+            Container(daemon, namespaces, name, n, False).attach() for n, name in enumerate("ab", 1)
+        )
+
+    return make
+
+
+class Stream:
+    """A TCP connection that is kept busy from one container to the other."""
+
+    def __init__(self, sender, receiver):
+        self.server = receiver.socket()
+        self.server.bind((receiver.ipv4, 5001))
+        self.server.listen()
+        self.client = sender.socket()
+        self.client.connect((receiver.ipv4, 5001))
+        self.connection, _ = self.server.accept()
+        self.connection.settimeout(20)
+        self.sent, self.received = hashlib.sha256(), hashlib.sha256()
+        self.octets = 0
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=work) for work in (self._send, self._receive)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self):
+        while not self._stop.is_set():
+            data = os.urandom(1 << 16)
+            self.client.sendall(data)
+            self.sent.update(data)
+        self.client.shutdown(socket.SHUT_WR)
+
+    def _receive(self):
+        while data := self.connection.recv(1 << 18):
+            self.received.update(data)
+            self.octets += len(data)
+
+    def goes_on(self, timeout_s=5.0):
+        """Whether more octets arrive."""
+        before = self.octets
+        return wait_until(lambda: self.octets > before + (1 << 20), timeout_s)
+
+    def finish(self):
+        """End it; whether all octets arrived as they were."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+        for sock in (self.client, self.connection, self.server):
+            sock.close()
+        return self.octets > 0 and self.sent.digest() == self.received.digest()
+
+
+def ping_series(sender, receiver, seconds):
+    """Start a ping every PING_INTERVAL_S that prints each answer with its time."""
+    count = int(seconds / PING_INTERVAL_S)
+    words = ("ping", "-n", "-D", "-i", PING_INTERVAL_S, "-c", count, "-W", 1, receiver.ipv4)
+    return sender.popen(*words, stdout=-1, text=True)
+
+
+def longest_gap(ping):
+    """Seconds between two answers of a series, at most, and how many packets were lost."""
+    out = ping.communicate(timeout=60)[0]
+    times = [float(t) for t in re.findall(r"^\[([\d.]+)\] \d+ bytes", out, re.M)]
+    counts = re.search(r"(\d+) packets transmitted, (\d+) received", out)
+    gap = max(later - earlier for earlier, later in itertools.pairwise(times))
+    return gap, int(counts[1]) - int(counts[2])
+
+
+def interfaces(container):
+    """Interface lines that `ip` prints, index included."""
+    return container.run("ip", "-o", "link", "show", "eth0").stdout
+
+
+def test_killed_data_plane_is_replaced_under_traffic(pair):
+    daemon, a, b = pair()
+    daemon.wait_for_standby()
+    before, link = daemon.data_plane(), interfaces(b)
+    name = daemon.call("rule.add", name="count", priority=1, proto="icmp", action="allow")["name"]
+    stream, ping = Stream(a, b), ping_series(a, b, 3)
+    assert stream.goes_on()
+    time.sleep(0.5)
+    os.kill(before, signal.SIGKILL)
+    assert wait_until(lambda: daemon.data_plane() != before)
+    assert stream.goes_on()
+    gap_s, lost = longest_gap(ping)
+    assert stream.finish()
+    assert gap_s < GAP_S_MAX, f"{gap_s} s, {lost} lost"
+    assert interfaces(b) == link
+    status = daemon.status()
+    assert status["restarts"] == 1
+    assert status["last_takeover_ms"] < GAP_S_MAX * 1000
+    assert daemon.settled(), daemon.stats()["balance"]
+    hits = {v["config"]["name"]: v["packets"] for v in daemon.call("rule.show", stats=True)}
+    assert hits[name] > 300
+    assert daemon.stop() == 0
+
+
+def test_packets_in_the_hands_of_a_killed_data_plane_are_counted(pair):
+    """Again and again at any moment of a burst: the books are right each time."""
+    daemon, a, b = pair()
+    stream = Stream(a, b)
+    for _ in range(4):
+        daemon.wait_for_standby()
+        assert stream.goes_on()
+        before = daemon.data_plane()
+        os.kill(before, signal.SIGKILL)
+        assert wait_until(lambda before=before: daemon.data_plane() not in (None, before))
+        assert stream.goes_on()
+    assert stream.finish()
+    assert daemon.settled(), daemon.stats()["balance"]
+    booked = sum(int(n) for n in re.findall(r"(\d+) packets were in the hands of the dead", daemon.log()))
+    assert daemon.drops("restart") == booked
+
+
+def test_killed_data_plane_without_a_standby(pair):
+    daemon, a, b = pair(standby=False)
+    a.ping(b.ipv4)
+    assert daemon.status()["standby_pid"] is None
+    os.kill(daemon.data_plane(), signal.SIGKILL)
+    assert wait_until(lambda: daemon.status()["restarts"] == 1, 60)
+    assert wait_until(lambda: a.ping(b.ipv4, check=False).returncode == 0, 20)
+
+
+def test_killed_standby_is_missed_only(pair):
+    daemon, a, b = pair()
+    os.kill(daemon.wait_for_standby(), signal.SIGKILL)
+    a.ping(b.ipv4)
+    os.kill(daemon.data_plane(), signal.SIGKILL)
+    assert wait_until(lambda: daemon.status()["restarts"] == 1, 60)
+    assert wait_until(lambda: a.ping(b.ipv4, check=False).returncode == 0, 20)
+
+
+def test_killed_control_process_is_not_missed_by_packets(pair):
+    daemon, a, b = pair()
+    a.ping(b.ipv4)
+    plane = daemon.data_plane()
+    daemon.call("rule.add", name="count", priority=1, proto="icmp", in_port="a", action="allow")
+    ping = ping_series(a, b, 5)
+    saved = daemon.saved()
+    daemon.kill_control()
+    time.sleep(0.5)
+    daemon.start(saved)
+    status = daemon.status()
+    assert (status["adopted"], status["data_plane_pid"]) == (True, plane)
+    gap_s, lost = longest_gap(ping)
+    assert lost == 0, f"{lost} lost, gap {gap_s} s"
+    views = daemon.call("rule.show", stats=True)
+    assert [(v["config"]["name"], v["packets"]) for v in views] == [("count", 500)]
+    assert daemon.port("a")["rx_packets"] >= 501
+    assert daemon.settled()
+
+
+def test_adopted_daemon_can_do_everything(pair, namespaces):
+    daemon, a, b = pair()
+    saved = daemon.saved()
+    daemon.kill_control()
+    daemon.start(saved)
+    c = Container(daemon, namespaces, "c", 3, False).attach()
+    c.ping(b.ipv4)
+    drop = daemon.call("rule.add", priority=1, in_port="c", action="drop")["name"]
+    assert c.ping(b.ipv4, 1, "-W", 1, check=False).returncode == 1
+    daemon.call("rule.del", name=drop)
+    daemon.call("port.del", name="b")
+    assert "eth0" not in b.run("ip", "-o", "link").stdout
+    assert wait_until(lambda: c.ping(a.ipv4, check=False).returncode == 0)
+    standby = daemon.wait_for_standby()
+    os.kill(daemon.data_plane(), signal.SIGKILL)
+    assert wait_until(lambda: daemon.data_plane() == standby)
+    assert wait_until(lambda: c.ping(a.ipv4, check=False).returncode == 0)
+    saved = daemon.saved()
+    daemon.kill_control()
+    daemon.start(saved)
+    assert daemon.status()["adopted"] is True
+    c.ping(a.ipv4)
+    assert daemon.settled()
+    assert daemon.stop() == 0
+    # a standby that a killed control process was starting ends when it finds nobody there
+    assert wait_until(lambda: not daemon.processes(), 30), daemon.log()
+    assert "eth0" not in a.run("ip", "-o", "link").stdout
+
+
+def test_both_killed(pair):
+    daemon, a, b = pair()
+    a.ping(b.ipv4)
+    plane = daemon.data_plane()
+    daemon.kill_control()
+    os.kill(plane, signal.SIGKILL)
+    assert wait_until(lambda: not daemon.processes()), daemon.processes()
+    assert daemon.socket.exists()
+    assert "eth0" not in a.run("ip", "-o", "link").stdout
+    daemon.start()
+    assert "removed the stale socket" in daemon.log()
+    status = daemon.status()
+    assert status["adopted"] is False
+    assert status["ports"] == 2, "ports made at run time come back"
+    a.ping(b.ipv4)
+    assert daemon.stop() == 0
+
+
+def test_second_daemon_is_refused(pair):
+    daemon, a, b = pair(standby=False)
+    first = daemon.process
+    second = daemon.spawn(standby=False)
+    assert second.wait(30) == 1
+    assert f"another daemon (process {first.pid}) uses state directory {daemon.state_dir}" in daemon.log()
+    daemon.process = first
+    a.ping(b.ipv4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_clean_end_leaves_nothing(pair, number):
+    daemon, a, b = pair()
+    a.ping(b.ipv4)
+    stream = a.popen("ping", "-n", "-q", "-f", "-c", 1_000_000, b.ipv4, stdout=-1)
+    assert daemon.stop(number) == 0
+    stream.kill()
+    stream.communicate()
+    assert daemon.processes() == []
+    left = sorted(path.name for path in daemon.folder.rglob("*"))
+    assert left == ["dpu.lock", "dpu.toml", "log", "runtime.json", "state"], "ports made at run time are kept"
+    for container in (a, b):
+        assert "eth0" not in container.run("ip", "-o", "link").stdout
+    assert "Traceback" not in daemon.log()
+
+
+def test_end_while_it_starts(new_daemon):
+    daemon = new_daemon()
+    process = daemon.spawn()
+    assert wait_until(lambda: len(daemon.processes()) > 1, 30)
+    assert daemon.stop() == 0
+    assert daemon.processes() == []
+    assert process.returncode == 0
+    assert not daemon.socket.exists()
+
+
+def cpu_seconds(pids):
+    """CPU time that processes used, proc_pid_stat(5) fields 14 and 15."""
+    ticks = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat") as stat:
+            ticks += sum(map(int, stat.read().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def test_idle_daemon_takes_no_cpu_worth_naming(pair):
+    daemon, a, b = pair()
+    a.ping(b.ipv4)
+    daemon.wait_for_standby()
+    time.sleep(0.5)
+    pids = daemon.processes()
+    assert len(pids) == 3
+    before = cpu_seconds(pids)
+    time.sleep(IDLE_S)
+    assert cpu_seconds(pids) - before < IDLE_S * IDLE_CPU_MAX
+    assert all(map(alive, pids))
