@@ -26,6 +26,7 @@ FRAME_BYTES_MAX = 65535 + 14 + 8  # octets: the largest IP packet behind Etherne
 PORTS_MAX = 1024
 WORKERS_MAX = 64
 PORT_NONE = 0xFFFF
+PER_WORKER = -1  # a dimension of an array in shared memory: as long as workers run
 
 META_DTYPE = np.dtype(
     [

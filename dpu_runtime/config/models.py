@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dpu_runtime.config import types
 from dpu_runtime.config.model import Action, Model, refuse
-from dpu_runtime.config.rule import RuleConfig
+from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.config.types import Allowed
 from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, FRAME_BYTES, FRAMES_MAX, QUEUE_FRAMES
 from dpu_runtime.drivers.tap import MTU_MAX as TAP_MTU_MAX

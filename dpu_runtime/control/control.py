@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dpu_runtime.config.errors import ApplyError, ConfigError
 from dpu_runtime.config.file import problems
 from dpu_runtime.config.models import Config, PortConfig
-from dpu_runtime.config.rule import RuleConfig
+from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.control import plan
 from dpu_runtime.control.origin import Origin
 from dpu_runtime.device.supervisor import DataPlaneError

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dpu_runtime.config.errors import Problem
 from dpu_runtime.config.file import said
 from dpu_runtime.config.models import MADE_UP, Config, PortConfig, RuntimeConfig
-from dpu_runtime.config.rule import RuleConfig
+from dpu_runtime.functions.acl.config import RuleConfig
 
 STAGE_DEFAULTS = ("default_ingress", "default_egress")  # keys of [runtime] that change while the daemon runs
 

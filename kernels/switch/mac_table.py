@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpu_runtime.kernels.layout import BATCH_SIZE, PORTS_MAX
+from dpu_runtime.kernels.layout import BATCH_SIZE, PORTS_MAX, VLAN_WORDS
 
 MAC_SLOTS = 4  # entries a bucket
 MAC_BUCKET_WORDS = 2 * MAC_SLOTS
@@ -51,6 +51,12 @@ MAC_AGEING_SECONDS_MAX = 1_000_000
 _FLUSHED_TICKS = 1 << 30  # age that a flush gives: past any ageing time, below half the range
 assert MAC_AGEING_SECONDS_MAX * TICKS_PER_SECOND < _FLUSHED_TICKS < MAC_STAMP_MASK // 2
 assert MAC_REFRESH_TICKS < MAC_AGEING_SECONDS_MIN * TICKS_PER_SECOND
+
+# the switch's arrays in shared memory
+SWITCH_LAYOUT = {
+    "mac": ("u8", (MAC_WORDS,)),
+    "vlan_allowed": ("u8", (PORTS_MAX, VLAN_WORDS)),  # one bit a VLAN ID, for trunks
+}
 
 SWITCH_OUT_MAX = PORTS_MAX + BATCH_SIZE  # entries of the switch's output list: the widest flood and a batch
 

@@ -1,0 +1,25 @@
+"""Rate limits: what may come in at a port and go out there."""
+
+from dpu_runtime.function import EGRESS, INGRESS, Function, Stage, Tables
+from dpu_runtime.functions.meter.config import MeterKeys
+from dpu_runtime.kernels.meter.table import METER_LAYOUT
+
+FUNCTION = Function(
+    name="meter",
+    summary="limit the rate of what comes in at a port and of what goes out",
+    port=MeterKeys,
+    tables=Tables(METER_LAYOUT),
+    drops=("meter_rx", "meter_tx"),
+    stages=(
+        Stage(
+            "meter_rx",
+            INGRESS,
+            "dpu_runtime.kernels.meter.bucket:limit_rx",
+            after=("switch_admit",),
+            before=("acl_ingress",),
+        ),
+        Stage("meter_tx", EGRESS, "dpu_runtime.kernels.meter.bucket:limit_tx", after=("switch_tags",)),
+    ),
+    active="dpu_runtime.functions.meter.book:active",
+    book="dpu_runtime.functions.meter.book:MeterBook",
+)

@@ -7,7 +7,7 @@ import pytest
 from dpu_runtime.config.errors import ApplyError, ConfigError, DaemonError
 from dpu_runtime.config.file import config_toml, parse_config
 from dpu_runtime.config.models import VhostUserPort
-from dpu_runtime.config.rule import RuleConfig
+from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.control.control import Control
 from dpu_runtime.control.origin import Kept
 from dpu_runtime.control.state import StateDir

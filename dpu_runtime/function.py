@@ -1,0 +1,117 @@
+"""What a function of the DPU declares; the frame makes all else of it.
+
+A declaration is data: it imports neither numba nor an operating system, and has no string twice. Code is
+named as "module:name" and loaded by whoever runs it.
+Out:  `Function` and its parts; dpu_runtime/registry.py has those there are, and refuses what clashes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+INGRESS, FORWARD, EGRESS = HOOKS = ("ingress", "forward", "egress")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One entry of a function into a hook of the pipeline.
+
+    name    unique; the row of `dpu stats` under which its packets and cycles are counted
+    entry   "module:name" of a kernel `entry(burst, state, port, count) -> count`, kernels/stage.py
+    after   names of stages of the same hook that come first, where both are on
+    before  names of stages of the same hook that come later
+    reads   words of `marks` that it needs; stages that can write them do so only then
+    """
+
+    name: str
+    hook: str
+    entry: str
+    after: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A function's arrays in shared memory, its region.
+
+    layout  {name: (dtype, shape)}; a dimension PER_WORKER of kernels/layout.py is as long as workers run
+    each    hooks that have arrays of their own; (): one set for all stages
+    """
+
+    layout: dict[str, tuple]
+    each: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Private:
+    """A worker's own memory for a function: what "module:name" makes, a namedtuple of arrays."""
+
+    new: str
+    each: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Compiled work by the clock: "module:name" of a kernel `entry(burst, state, now_ns) -> None`.
+
+    every_ms  between two calls, on one worker; a call's work is bounded
+    """
+
+    name: str
+    entry: str
+    every_ms: int
+
+
+@dataclass(frozen=True)
+class Noun:
+    """The words of a section on the CLI and in the API: `dpu NOUN add|del|show`, NOUN.add and so on.
+
+    columns  of `show`: keys of the section's model
+    stats    counters of an item, as its book gives them, that `show --stats` adds
+    order    "module:name" of a sort key of items in `show`; default: as configured
+    """
+
+    name: str
+    columns: tuple = ()
+    stats: tuple[str, ...] = ()
+    order: str | None = None
+
+
+@dataclass(frozen=True)
+class Function:
+    """One thing that the DPU can do. Everything but its name is optional.
+
+    name      the same in every folder, on the CLI, in the configuration and in counters
+    summary   what it does, in one sentence, for help and documents
+    sections  {key: model}, lists of tables of the configuration; fields that refer to a port or to an item of
+              another section say so (dpu_runtime/config/types.py), order and refusals follow from it
+    settings  model whose keys are joined to [runtime]
+    changing  those of them that change while the daemon runs
+    port      model whose keys are joined to every [[port]]
+    tables, private, counters, drops
+              its memory: {name: (dtype, shape)} of counters a worker, names of drop reasons
+    stages, tasks
+              its compiled entries
+    active    "module:name" of `active(items, settings) -> (stage, port) -> bool`; default: always on
+    book      "module:name" of the class that turns configuration into rows, dpu_runtime/functions/book.py
+    nouns     {section: Noun}
+    explain   {stage: text} with fields of the item that decided
+    """
+
+    name: str
+    summary: str = ""
+    sections: dict[str, Any] = field(default_factory=dict)
+    settings: Any = None
+    changing: tuple[str, ...] = ()
+    port: Any = None
+    tables: Tables | None = None
+    private: Private | None = None
+    counters: dict[str, tuple] = field(default_factory=dict)
+    drops: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    active: str | Callable | None = None
+    book: str | None = None
+    nouns: dict[str, Noun] = field(default_factory=dict)
+    explain: dict[str, str] = field(default_factory=dict)
