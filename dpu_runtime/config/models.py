@@ -16,11 +16,11 @@ from pydantic import Field, field_validator, model_validator
 
 from dpu_runtime.config import types
 from dpu_runtime.config.model import Action, Model, refuse
-from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.config.types import Allowed
 from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, FRAME_BYTES, FRAMES_MAX, QUEUE_FRAMES
 from dpu_runtime.drivers.tap import MTU_MAX as TAP_MTU_MAX
 from dpu_runtime.drivers.vhost_user import QUEUE_PAIRS_MAX
+from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.kernels.layout import PORTS_MAX, WORKERS_MAX
 
 MADE_UP = re.compile(r"rule-[1-9][0-9]*")  # names of rules that were given none

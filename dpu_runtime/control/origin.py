@@ -9,8 +9,8 @@ Not:  the file they are kept in, state.py; ports with an owner among them, plan.
 from dataclasses import dataclass, field
 
 from dpu_runtime.config.models import PortConfig
-from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.drivers.linux.netns import process_identity
+from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.programs import vhost_program
 
 

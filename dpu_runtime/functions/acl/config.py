@@ -113,3 +113,15 @@ class RuleConfig(Model):
     def tcp_flags_bits(self):
         """(mask, value) of the TCP flags, or None."""
         return None if self.tcp_flags is None else types.tcp_flags_bits(self.tcp_flags)
+
+
+class AclSettings(Model):
+    """Keys of `[runtime]`."""
+
+    default_ingress: Action = Field("allow", description="what happens to a packet no ingress rule matches")
+    default_egress: Action = Field("allow", description="what happens to a packet no egress rule matches")
+
+
+def order(rule):
+    """Sort key of rules as they apply; those of equal priority keep their order."""
+    return rule.stage != "ingress", -rule.priority

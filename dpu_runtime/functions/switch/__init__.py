@@ -13,7 +13,9 @@ FUNCTION = Function(
     counters={"counts": ("u8", (len(mac_table.SWITCH_COUNTERS),))},
     drops=("mac_spoof", "vlan_denied", "hairpin", "no_egress", "mtu_exceeded", "link_local"),
     stages=(
-        Stage("switch_admit", INGRESS, "dpu_runtime.kernels.switch.admit:admit_burst", before=("acl_ingress",)),
+        Stage(
+            "switch_admit", INGRESS, "dpu_runtime.kernels.switch.admit:admit_burst", before=("acl_ingress",)
+        ),
         Stage("switch", FORWARD, "dpu_runtime.kernels.switch.forward:forward"),
         Stage("switch_tags", EGRESS, "dpu_runtime.kernels.switch.vlan:retag_burst", after=("acl_egress",)),
     ),
