@@ -9,14 +9,17 @@ import numpy as np
 
 from dpu_runtime.drivers.entries import load_entries
 from dpu_runtime.drivers.port import Kind
+from dpu_runtime.function import HOOKS
 from dpu_runtime.kernels import layout
-from dpu_runtime.kernels.acl.layout import ACTION_ALLOW
+from dpu_runtime.kernels.acl.layout import ACL_LAYOUT, ACTION_ALLOW, Acl
 from dpu_runtime.kernels.acl.table import build_stage, inactive_slot, publish, write_stage
+from dpu_runtime.kernels.burst import make_burst
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.switch import mac_table
-from dpu_runtime.plane.batch import make_batch
-from dpu_runtime.plane.shared import Control, SharedState
-from dpu_runtime.plane.worker_thread import make_worker, shared_tables
+from dpu_runtime.plane.program import Programs, Stages
+from dpu_runtime.plane.shared import SharedState
+from dpu_runtime.plane.worker_thread import load_fused, make_worker
+from dpu_runtime.registry import functions, order
 
 ALL_OFFLOADS = (
     layout.PORT_TX_CSUM | layout.PORT_TX_TSO4 | layout.PORT_TX_TSO6 | layout.PORT_TX_USO | layout.PORT_TX_ECN
@@ -24,16 +27,25 @@ ALL_OFFLOADS = (
 
 
 class InMemory:
-    """Arguments of `dpu_runtime.plane.worker.pipeline`: worker, tables, batch; and the tables' writers."""
+    """Arguments of `dpu_runtime.plane.worker.pipeline`: worker and burst; and the tables' writers.
 
-    def __init__(self):
+    on   names of stages in the programs of all ports: as in a daemon, what rules and VLANs need is added
+    """
+
+    def __init__(self, on=("switch_admit", "switch")):
         self.shared = SharedState.create()
         os.close(self.shared.fd)  # mapped, and nobody else will
-        self.shared.control[Control.MAC_AGEING_TICKS] = mac_table.ageing_ticks(mac_table.MAC_AGEING_SECONDS)
-        self.tables = Lent(shared_tables(self.shared))
-        self.batch = Lent(make_batch())
-        self.worker = Lent(make_worker(self.shared, 0, 1, self.batch))
-        load_entries(Kind.NULL, self.worker.io, self.batch, self.shared.drops[0])
+        settings = self.shared.of("switch").settings
+        settings[mac_table.AGEING_TICKS] = mac_table.ageing_ticks(mac_table.MAC_AGEING_SECONDS)
+        self.worker, self.burst, self.stages, self.programs = make_private(self.shared, 0, 1)
+        self.on = set(on)
+        set_programs(self.programs, self.on)
+
+    def switch_on(self, *names):
+        """Have these stages in the programs of all ports too."""
+        if not self.on.issuperset(names):
+            self.on.update(names)
+            set_programs(self.programs, self.on)
 
     def add_port(self, index, flags=layout.PORT_UP | ALL_OFFLOADS, mtu=1500, mac=0, vlan=0, trunk=()):
         """A null port; its descriptor is its index, which no system call will see."""
@@ -42,13 +54,36 @@ class InMemory:
         row["kind"] = Kind.NULL
         row["flags"] = flags | (layout.PORT_TRUNK if trunk else 0)
         for allowed in trunk:
-            self.shared.vlan_allowed[index, allowed // 64] |= np.uint64(1 << (allowed % 64))
+            self.shared.of("switch").vlan_allowed[index, allowed // 64] |= np.uint64(1 << (allowed % 64))
         self.worker.io.fds[index] = index
+        if vlan:
+            self.switch_on("switch_tags")
         listed = np.flatnonzero(self.shared.ports["kind"])
         mac_table.write_active_ports(self.shared.active_ports, listed)
 
-    def set_rules(self, stage, rules, default=ACTION_ALLOW):
-        """Put AclRules in force in `stage`, "ingress" or "egress"."""
-        acl = getattr(self.tables, f"acl_{stage}")
+    def set_rules(self, hook, rules, default=ACTION_ALLOW):
+        """Put AclRules in force at `hook`, "ingress" or "egress"."""
+        arrays = self.shared.of("acl")
+        acl = Acl(**{name: getattr(arrays, f"{hook}_{name}") for name in ACL_LAYOUT})
         write_stage(inactive_slot(acl), build_stage(rules, default))
         publish(acl)
+        if rules or default != ACTION_ALLOW:
+            self.switch_on(f"acl_{hook}")
+
+
+def make_private(shared, number, workers):
+    """The private memory of a worker, ready to run over null ports: (worker, burst, Stages, Programs)."""
+    burst = Lent(make_burst(number, shared))
+    worker, frame = make_worker(shared, number, workers, burst)
+    load_entries(Kind.NULL, worker.io, burst, shared.drops[number])
+    load_fused(burst, frame)
+    stages = Stages(shared, number, burst, functions())
+    return worker, burst, stages, Programs(frame, stages)
+
+
+def set_programs(programs, on):
+    """Have the stages `on` in the programs of all ports."""
+    stages = order(functions())
+    every = list(range(layout.PORTS_MAX))
+    named = {hook: [stage.name for stage in stages[hook] if stage.name in on] for hook in HOOKS}
+    programs.set([{"hook": hook, "stages": names, "ports": every} for hook, names in named.items()])

@@ -18,7 +18,7 @@ from bench.kernels import KERNEL_RULES, Bench
 from dpu_runtime.kernels.layout import PORT_RX_GRO, PORT_RX_VERIFY
 
 WARM_UP_BURSTS, BURSTS = 8, 2
-STAGES = ("", "parse", "check_vnet", "admit", "verify_checksums", "filter_ingress", "switch")  # plain_loop's
+STAGES = ("", "parse", "check_vnet", "admit", "verify_checksums", "acl", "switch")  # plain_loop's
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def cases(pools):
     plain = Bench(KERNEL_RULES, in_flags=PORT_RX_VERIFY)
     for title, pool in (("64 B", "small"), ("1500 B", "full")):
         yield Case(tuple(stage and f"{stage}, {title}" for stage in STAGES), "plain_loop", plain, pools[pool])
-    of_a_flow = {stage: f"{stage}, one flow" for stage in ("parse", "filter_ingress")}
+    of_a_flow = {stage: f"{stage}, one flow" for stage in ("parse", "acl")}
     yield Case(tuple(of_a_flow.get(stage, "") for stage in STAGES), "plain_loop", plain, pools["stream"])
     yield Case(("", "complete_checksums, 1500 B"), "complete_loop", Bench(), pools["owed"])
     yield Case(("", "gso_segment, 1448 B a segment"), "segment_loop", Bench(), pools["large"])

@@ -8,7 +8,8 @@ import numpy as np
 
 from bench.callgrind import DUMP_STATS, request
 from dpu_runtime.drivers.port import PortCounter
-from dpu_runtime.kernels.acl.filter import filter_ingress
+from dpu_runtime.kernels.acl.filter import judge
+from dpu_runtime.kernels.burst import INGRESS, Word
 from dpu_runtime.kernels.checksum.internet import complete_checksums, ones_sum
 from dpu_runtime.kernels.checksum.verify import verify_checksums
 from dpu_runtime.kernels.compile.jit import helper, kernel
@@ -19,7 +20,9 @@ from dpu_runtime.kernels.offload.gro import gro_merge
 from dpu_runtime.kernels.offload.segment import gso_segment, gso_segment_count
 from dpu_runtime.kernels.offload.virtio_net import VNET_HDR_BYTES, check_vnet, decode_vnet
 from dpu_runtime.kernels.parse.parse import parse
-from dpu_runtime.kernels.switch.forward import admit, switch
+from dpu_runtime.kernels.switch.admit import admit
+from dpu_runtime.kernels.switch.forward import forward
+from dpu_runtime.kernels.switch.mac_table import TICK_NS
 from dpu_runtime.plane import worker
 
 # rows of `spent` in plain_loop
@@ -49,63 +52,53 @@ def _next_random(random):
 
 
 @helper
-def _fill(batch, pool, first, count, flows, random):
+def _fill(w, burst, pool, first, count, flows, random):
     """Packets first, first + 1, ... of the pool; with `flows` above 0 of as many random flows."""
-    free = address_of(batch.arena)
+    free = address_of(w.io.arena)
     for k in range(count):
         p = (first + k) % len(pool.starts)
-        batch.meta[k] = pool.meta[p]
-        row = address_of(batch.headers[k]) + np.uint64(HEADROOM_BYTES)
+        burst.meta[k] = pool.meta[p]
+        row = address_of(burst.headers[k]) + np.uint64(HEADROOM_BYTES)
         copy_memory(row, address_of(pool.rows[p]), np.uint64(HEADER_BYTES))
         copy_memory(row - np.uint64(VNET_HDR_BYTES), address_of(pool.vnet[p]), np.uint64(VNET_HDR_BYTES))
         size = np.uint64(pool.meta[p]["payload_len"])
         copy_memory(free, address_of(pool.data) + np.uint64(pool.starts[p]), size)
-        batch.meta[k]["payload_addr"] = free
+        burst.meta[k]["payload_addr"] = free
         free = (free + size + _CACHE_LINE) & ~_CACHE_LINE
         if flows > 0:
             flow = np.int64(_next_random(random) >> np.uint64(33)) % flows
-            put_be16(batch.headers[k], _SRC_IP_AT, 0x0A00 + (flow >> 16))
-            put_be16(batch.headers[k], _SRC_IP_AT + 2, flow & 0xFFFF)
-            put_be16(batch.headers[k], _SRC_PORT_AT, 1024 + flow % 64)
+            put_be16(burst.headers[k], _SRC_IP_AT, 0x0A00 + (flow >> 16))
+            put_be16(burst.headers[k], _SRC_IP_AT + 2, flow & 0xFFFF)
+            put_be16(burst.headers[k], _SRC_PORT_AT, 1024 + flow % 64)
 
 
 @kernel
-def plain_loop(w, shared, batch, pool, bursts, random, spent):
+def plain_loop(w, burst, pool, bursts, admit_state, acl_state, switch_state, random, spent):
     """The kernels that every packet meets, one after another, over `bursts` full batches."""
-    drops = shared.drops[0]
-    meta, headers = batch.meta, batch.headers
-    for burst in range(bursts):
-        _fill(batch, pool, burst * BATCH_SIZE, BATCH_SIZE, 0, random)
+    drops, ports = burst.drops, burst.ports
+    meta, headers = burst.meta, burst.headers
+    every = np.int64(BATCH_SIZE)
+    for number in range(bursts):
+        _fill(w, burst, pool, number * BATCH_SIZE, BATCH_SIZE, 0, random)
+        burst.words[Word.HOOK] = INGRESS
+        burst.words[Word.WANTED] = 0
+        burst.words[Word.OUT] = 0
+        burst.words[Word.COARSE_NS] = 0
+        for k in range(BATCH_SIZE):
+            burst.packets[k] = k
         decode_vnet(headers, meta, BATCH_SIZE)
         t0 = clock()
         parse(headers, meta, BATCH_SIZE, drops)
         t1 = clock()
         check_vnet(headers, meta, BATCH_SIZE, drops)
         t2 = clock()
-        admit(meta, BATCH_SIZE, shared.ports, shared.vlan_allowed, shared.mac, drops)
+        left = admit(burst, admit_state, 0, every)
         t3 = clock()
-        verify_checksums(headers, meta, BATCH_SIZE, shared.ports, drops)
+        verify_checksums(headers, meta, BATCH_SIZE, ports, drops)
         t4 = clock()
-        filter_ingress(
-            headers, meta, BATCH_SIZE, shared.acl_ingress, w.cache_ingress, shared.rule_hits[0], drops
-        )
+        left = judge(burst, acl_state, 0, left)
         t5 = clock()
-        switch(
-            headers,
-            meta,
-            BATCH_SIZE,
-            0,
-            shared.ports,
-            shared.vlan_allowed,
-            shared.active_ports,
-            shared.mac,
-            0,
-            1200,
-            batch.out_packet,
-            batch.out_port,
-            shared.switch_counters[0],
-            drops,
-        )
+        forward(burst, switch_state, 0, left)
         t6 = clock()
         spent[PARSE] += t1 - t0
         spent[VNET] += t2 - t1
@@ -116,42 +109,42 @@ def plain_loop(w, shared, batch, pool, bursts, random, spent):
 
 
 @helper
-def _prepare(shared, batch, pool, first, count, random):
-    _fill(batch, pool, first, count, 0, random)
-    decode_vnet(batch.headers, batch.meta, count)
-    parse(batch.headers, batch.meta, count, shared.drops[0])
-    check_vnet(batch.headers, batch.meta, count, shared.drops[0])
+def _prepare(w, burst, pool, first, count, random):
+    _fill(w, burst, pool, first, count, 0, random)
+    decode_vnet(burst.headers, burst.meta, count)
+    parse(burst.headers, burst.meta, count, burst.drops)
+    check_vnet(burst.headers, burst.meta, count, burst.drops)
 
 
 @kernel
-def complete_loop(shared, batch, pool, bursts, random, spent):
+def complete_loop(w, burst, pool, bursts, random, spent):
     """complete_checksums; returns packets."""
-    for burst in range(bursts):
-        _prepare(shared, batch, pool, burst * BATCH_SIZE, BATCH_SIZE, random)
+    for number in range(bursts):
+        _prepare(w, burst, pool, number * BATCH_SIZE, BATCH_SIZE, random)
         began = clock()
-        complete_checksums(batch.headers, batch.meta, BATCH_SIZE, shared.drops[0])
+        complete_checksums(burst.headers, burst.meta, BATCH_SIZE, burst.drops)
         spent[0] += clock() - began
     return bursts * BATCH_SIZE
 
 
 @kernel
-def segment_loop(shared, batch, pool, bursts, random, spent):
+def segment_loop(w, burst, pool, bursts, random, spent):
     """gso_segment of one large packet a burst; returns segments."""
     segments = np.int64(0)
-    for burst in range(bursts):
-        _prepare(shared, batch, pool, burst, 1, random)
+    for number in range(bursts):
+        _prepare(w, burst, pool, number, 1, random)
         began = clock()
-        total = np.int64(gso_segment_count(batch.meta[0]))
+        total = np.int64(gso_segment_count(burst.meta[0]))
         done = np.int64(0)
         while done < total:
             done += gso_segment(
-                batch.headers,
-                batch.meta,
+                burst.headers,
+                burst.meta,
                 0,
                 done,
-                batch.segment_headers,
-                batch.segment_meta,
-                batch.segment_iov,
+                w.frame.segment_headers,
+                w.frame.segment_meta,
+                w.frame.segment_iov,
             )
         spent[0] += clock() - began
         segments += done
@@ -159,37 +152,38 @@ def segment_loop(shared, batch, pool, bursts, random, spent):
 
 
 @kernel
-def merge_loop(shared, batch, pool, bursts, random, spent):
+def merge_loop(w, burst, pool, bursts, random, spent):
     """gro_merge of full batches for port 1; returns (packets, packets left)."""
     left = np.int64(0)
-    for burst in range(bursts):
-        _prepare(shared, batch, pool, burst * BATCH_SIZE, BATCH_SIZE, random)
+    for number in range(bursts):
+        _prepare(w, burst, pool, number * BATCH_SIZE, BATCH_SIZE, random)
         for k in range(BATCH_SIZE):
-            batch.order[k] = k
+            burst.packets[k] = k
         began = clock()
         left += gro_merge(
-            batch.headers,
-            batch.meta,
-            batch.order,
+            burst.headers,
+            burst.meta,
+            burst.packets,
             BATCH_SIZE,
-            shared.ports,
+            burst.ports,
             1,
-            batch.gro_iov,
-            batch.gro_flows,
+            w.frame.gro_iov,
+            w.frame.gro_flows,
         )
         spent[0] += clock() - began
     return bursts * BATCH_SIZE, left
 
 
 @kernel
-def pipeline_loop(w, shared, batch, pool, bursts, flows, random, spent):
+def pipeline_loop(w, burst, pool, bursts, flows, random, spent):
     """The fused pipeline, from a received burst to the egress port's tx; returns packets."""
-    counters = shared.port_counters[w.number, 0]
-    for burst in range(bursts):
-        _fill(batch, pool, burst * BATCH_SIZE, BATCH_SIZE, flows, random)
+    counters = w.frame.port_counters[0]
+    for number in range(bursts):
+        _fill(w, burst, pool, number * BATCH_SIZE, BATCH_SIZE, flows, random)
         counters[PortCounter.RX_PACKETS] += np.uint64(BATCH_SIZE)
+        burst.words[Word.COARSE_NS] = TICK_NS
         began = clock()
-        worker.pipeline(w, shared, batch, BATCH_SIZE, np.uint64(1), began)
+        worker.pipeline(w, burst, np.int64(burst.meta[0]["in_port"]), BATCH_SIZE)
         spent[0] += clock() - began
     return bursts * BATCH_SIZE
 

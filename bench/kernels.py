@@ -27,7 +27,8 @@ from dpu_runtime.plane.worker_thread import tsc_hz
 BURSTS = 500  # a sample: a millisecond or so, most of which the scheduler leaves in one piece
 SAMPLES = 3 * REPEATS
 RULES = (0, 10, 1000, 10_000)
-KERNEL_RULES = 1000  # behind filter_ingress
+KERNEL_RULES = 1000  # behind the rules' kernel
+PLAIN_STAGES = ("switch_admit", "acl_ingress", "switch")
 MANY_FLOWS = 100_000  # more than the verdict cache holds
 CHECKSUM_OCTETS = 1480
 CACHED_OCTETS = 64 * CHECKSUM_OCTETS  # a burst
@@ -56,13 +57,13 @@ class Bench:
         d.shared.port_counters[0, :2] = 0
         spent = np.zeros(len(loops.NAMES), np.uint64)
         random = np.array([1], np.uint64)
-        worker = (d.worker,) if loop in ("plain_loop", "pipeline_loop") else ()
-        done = getattr(loops, loop)(*worker, d.tables, d.batch, pool, bursts, *args, random, spent)
+        states = [d.stages.state(name) for name in PLAIN_STAGES] if loop == "plain_loop" else []
+        done = getattr(loops, loop)(d.worker, d.burst, pool, bursts, *args, *states, random, spent)
         return done, spent
 
     def checksum(self):
         """CRC of what the kernels left behind; addresses and times are not in it."""
-        shared, meta = self.device.shared, self.device.batch.meta
+        shared, meta = self.device.shared, self.device.burst.meta
         names = ("l3_offset", "l4_offset", "flow_hash", "frame_len", "verdict", "drop_reason", "offload")
         parts = [meta[name] for name in names] + [shared.drops[0], shared.port_counters[0, :2]]
         return zlib.crc32(b"".join(part.tobytes() for part in parts))

@@ -127,7 +127,7 @@ DRIVERS = {
 def _signatures(io, batch, drops):
     """Types of the arguments of each kind of entry point, of what a worker has."""
     reference, port, counters = typeof(Lent(io)), types.int64, typeof(io.counters[0])
-    rows, meta, order, drops = (typeof(array) for array in (batch.headers, batch.meta, batch.order, drops))
+    rows, meta, order, drops = (typeof(array) for array in (batch.headers, batch.meta, batch.packets, drops))
     return {
         Op.RX: (reference, port, rows, meta, counters, drops),
         Op.DONE: (reference, port),

@@ -4,6 +4,7 @@ Every function of drivers/burst.py takes one of these; the worker makes it once.
 Not:  anything of numba.
 """
 
+import mmap
 from collections import namedtuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, PACKET_FRAMES_MAX
 from dpu_runtime.drivers.entry import ENTRIES
 from dpu_runtime.drivers.vhost_user.layout import CHAIN_MAX
-from dpu_runtime.kernels.layout import BATCH_SIZE, PORTS_MAX
+from dpu_runtime.kernels.layout import ARENA_BYTES, BATCH_SIZE, PORTS_MAX
 
 PIECES_MAX = BATCH_SIZE * (CHAIN_MAX + 1) + 1  # a free slot in front of each packet's list, one at the end
 
@@ -65,11 +66,20 @@ PortIo = namedtuple(
 )
 
 
-def make_io(worker, workers, shared, batch):
+def huge_pages(size):
+    """Zeroed and touched memory of `size` octets, on huge pages when the kernel has some to spare."""
+    area = mmap.mmap(-1, -(-size // (2 << 20)) * (2 << 20), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_HUGEPAGE)
+    memory = np.frombuffer(area, np.uint8, size)
+    memory[:] = 0
+    return memory
+
+
+def make_io(worker, workers, shared, burst):
     """Allocate one worker's scratch memory.
 
     shared  the shared memory's arrays as attributes
-    batch   the worker's batch, of which drivers use `arena`, `iov` and `copies`
+    burst   the worker's Burst, of which drivers use `copies`
     """
     return PortIo(
         entries=ENTRIES,
@@ -84,8 +94,8 @@ def make_io(worker, workers, shared, batch):
         calling=np.zeros(1, np.int64),
         crossed=np.zeros(1, np.uint32),
         in_order=np.arange(BATCH_SIZE, dtype=np.uint16),
-        arena=batch.arena,
-        iov=batch.iov,
+        arena=huge_pages(ARENA_BYTES),
+        iov=np.zeros(4, np.uint64),
         pieces=np.zeros((PIECES_MAX, 2), np.uint64),
         ids=np.zeros(BATCH_SIZE, np.uint16),
         cursors=np.zeros(BATCH_SIZE + 1, np.uint32),
@@ -112,5 +122,5 @@ def make_io(worker, workers, shared, batch):
         xdp_count=np.zeros(BATCH_SIZE, np.uint32),
         xdp_payload=np.zeros(BATCH_SIZE, np.uint64),
         xdp_spare=np.zeros(PACKET_FRAMES_MAX, np.uint32),
-        copies=batch.copies,
+        copies=burst.copies,
     )

@@ -1,4 +1,4 @@
-"""Drop reasons: every packet that goes nowhere is counted under one of these.
+"""Drop reasons of the frame: parser, offloads, ports. A function declares its own, dpu_runtime/function.py.
 
 The number is the index into `drops: uint64[DROP_REASON_COUNT]`; the name is what `dpu stats` prints.
 Append only: the numbers live in shared memory that outlives a process.
@@ -44,15 +44,7 @@ class Drop(enum.IntEnum):
     VNET_HDR_LEN = 29
     # checksum
     L4_CHECKSUM = 30
-    # policy and switching
-    ACL_INGRESS = 31
-    ACL_EGRESS = 32
-    MAC_SPOOF = 33
-    VLAN_DENIED = 34
-    HAIRPIN = 35  # the egress port is the ingress port
-    NO_EGRESS = 36  # nobody to flood to
     PORT_DOWN = 37
-    MTU_EXCEEDED = 38
     # transmit
     TX_FULL = 39  # the peer's queue is full
     TX_ERROR = 40
@@ -62,16 +54,12 @@ class Drop(enum.IntEnum):
     CHECKSUM_UNSUPPORTED = 44  # owed checksum that cannot be finished
     RX_ERROR = 45
     IPV6_FRAGMENT = 46  # fragment past 65535 octets
-    LINK_LOCAL = 47  # 01-80-C2-00-00-0X, for the bridge itself, never forwarded
     # vhost-user rings
     RING_CHAIN = 48  # descriptor chain too long, looped, out of bounds or of the wrong direction
     RING_ADDRESS = 49  # buffer outside the guest's memory
     RING_DISABLED = 50  # the driver has switched the queue off
     RING_BUFFER = 51  # larger than the driver's receive buffer
-    # rate limits
-    METER_RX = 52  # beyond the rate of the port it came from
-    METER_TX = 53  # beyond the rate of the port it was going to
 
 
-DROP_REASON_COUNT = 64  # room to grow without a new layout
+DROP_REASON_COUNT = 64  # room to grow without a new layout; meta's drop_reason from here on is a function's
 assert max(Drop) < DROP_REASON_COUNT

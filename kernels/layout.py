@@ -25,6 +25,9 @@ PAYLOAD_PIECES_MAX = 256  # struct iovecs of one payload
 FRAME_BYTES_MAX = 65535 + 14 + 8  # octets: the largest IP packet behind Ethernet and two tags
 PORTS_MAX = 1024
 WORKERS_MAX = 64
+ARENA_BYTES = (
+    BURST_BYTES_MAX + BATCH_SIZE * 64 + 2 * FRAME_BYTES_MAX
+)  # octets, payloads of a burst that are copied
 PORT_NONE = 0xFFFF
 PER_WORKER = -1  # a dimension of an array in shared memory: as long as workers run
 

@@ -156,7 +156,7 @@ class Arguments:
 
     def __init__(self):
         from dpu_runtime.kernels.compile.reference import Lent  # noqa: PLC0415
-        from dpu_runtime.plane.shared import SharedState  # noqa: PLC0415  (compiled code, see main)
+        from dpu_runtime.plane.shared import SharedState  # noqa: PLC0415  (compiled code, see main
         from dpu_runtime.plane.worker_thread import make_batch, make_worker, shared_tables  # noqa: PLC0415
 
         shared = SharedState.create()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dpu_runtime.api.client import Client
 from dpu_runtime.kernels.switch import mac_table
-from dpu_runtime.plane.shared import Control, SharedState
+from dpu_runtime.plane.shared import SharedState
+from dpu_runtime.plane.words import Control
 from examples.dpu_daemon import DpuDaemon
 
 SETTLE_TRIES = 100  # readings of the counters until packets under way have arrived

@@ -33,7 +33,8 @@ from dpu_runtime.kernels.switch import mac_table
 from dpu_runtime.observe import perf_map
 from dpu_runtime.observe.counters import read_stats
 from dpu_runtime.observe.profile import Profiler
-from dpu_runtime.plane.shared import Control, SharedState, WorkerWord
+from dpu_runtime.plane.shared import SharedState
+from dpu_runtime.plane.words import Control, WorkerWord
 
 log = logging.getLogger("dpu.device")
 

@@ -9,7 +9,8 @@ import os
 from dpu_runtime.drivers.port import PortCounter
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.switch.mac_table import SWITCH_COUNTERS
-from dpu_runtime.plane.shared import Control, Stage, WorkerWord
+from dpu_runtime.plane.words import Control, FrameStage, WorkerWord
+from dpu_runtime.registry import functions
 
 
 def read_stats(shared, slots, cpus):
@@ -21,8 +22,7 @@ def read_stats(shared, slots, cpus):
     workers = len(cpus)
     ports = shared.port_counters[:workers].sum(axis=0)
     drops = shared.drops[:workers].sum(axis=0)
-    stages = shared.kernel_counters[:workers].sum(axis=0)
-    switch = shared.switch_counters[:workers].sum(axis=0)
+    switch = shared.of("switch").switch[:workers].sum(axis=0)
     return {
         "ports": {
             name: {c.name.lower(): int(ports[slot.index, c]) - slot.base[c] for c in PortCounter}
@@ -32,16 +32,35 @@ def read_stats(shared, slots, cpus):
             reason.name.lower(): int(drops[reason])
             for reason in Drop
             if reason != Drop.NONE and drops[reason]
-        },
+        }
+        | _function_drops(shared, workers),
         "kernels": {
-            stage.name.lower(): {"packets": int(stages[stage, 0]), "cycles": int(stages[stage, 1])}
-            for stage in Stage
+            name: {"packets": int(packets), "cycles": int(spent)}
+            for name, (packets, spent) in stage_counters(shared, workers).items()
         },
         "switch": dict(zip(SWITCH_COUNTERS, switch.tolist(), strict=True)),
         "balance": shared.balance(workers),
         "workers": [_worker(shared, number, cpu) for number, cpu in enumerate(cpus)],
         "tsc_hz": int(shared.control[Control.TSC_HZ]),
     }
+
+
+def _function_drops(shared, workers):
+    counted = {}
+    for function in functions():
+        totals = shared.of(function.name).drops[:workers].sum(axis=0).tolist()
+        counted |= {name: packets for name, packets in zip(function.drops, totals, strict=False) if packets}
+    return counted
+
+
+def stage_counters(shared, workers):
+    """{stage: (packets, cycles)} of the frame's stages and the functions', in the order of the pipeline."""
+    rows = shared.kernel_counters[:workers].sum(axis=0).tolist()
+    named = {stage.name.lower(): rows[stage] for stage in FrameStage}
+    for function in functions():
+        totals = shared.of(function.name).stages[:workers].sum(axis=0).tolist()
+        named |= {stage.name: row for stage, row in zip(function.stages, totals, strict=False)}
+    return named
 
 
 def _worker(shared, number, cpu):

@@ -20,7 +20,7 @@ import numpy as np
 
 from dpu_runtime.config.errors import ApplyError
 from dpu_runtime.observe.syscall_counts import SyscallCounts
-from dpu_runtime.plane.shared import Control, Stage, WorkerWord
+from dpu_runtime.plane.words import Control, FrameStage, WorkerWord
 
 SECONDS_MIN, SECONDS_MAX = 0.1, 60.0
 NS_PER_SECOND = 1_000_000_000
@@ -116,7 +116,9 @@ def _worker(number, cpu, before, after, tsc_hz):
     state = after.state[number] - before.state[number]
     packets = int(state[WorkerWord.PACKETS])
     spent = {
-        stage.name.lower(): _stage(*stages[stage], packets, cycles) for stage in Stage if stages[stage][1] > 0
+        stage.name.lower(): _stage(*stages[stage], packets, cycles)
+        for stage in FrameStage
+        if stages[stage][1] > 0
     }
     made = {
         "number": number,

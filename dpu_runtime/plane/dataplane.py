@@ -28,7 +28,8 @@ from dpu_runtime.drivers.vhost_user.layout import FAULT_CALL, FAULT_MEMORY
 from dpu_runtime.kernels.layout import PORT_UP
 from dpu_runtime.observe import perf_map
 from dpu_runtime.plane import channel
-from dpu_runtime.plane.shared import Control, SharedState, WorkerWord
+from dpu_runtime.plane.shared import SharedState
+from dpu_runtime.plane.words import Control, WorkerWord
 
 STUCK_CALL_S = 0.1  # between looks for a worker that a driver makes wait
 PASS_TIMEOUT_S = 5.0  # every worker passes an epoch within this
@@ -73,6 +74,13 @@ class DataPlane:
         ]
         for worker in self.workers:
             worker.start()
+        return {"ok": True}, ()
+
+    def do_set_programs(self, message, _fds):
+        """Run these stages at each port and hook, in this order; every worker does when this is answered."""
+        for worker in self.workers:
+            worker.programs.set(message["programs"])
+        self._pass_epoch()
         return {"ok": True}, ()
 
     def do_perf_map(self, message, _fds):

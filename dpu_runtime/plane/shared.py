@@ -6,11 +6,11 @@ process of another version refuses instead of misreading.
 Not:  anything of numba.
 """
 
-import enum
 import hashlib
 import json
 import mmap
 import os
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -19,39 +19,14 @@ from dpu_runtime.drivers.af_packet.layout import AF_PACKET_LAYOUT
 from dpu_runtime.drivers.af_xdp.layout import AF_XDP_LAYOUT
 from dpu_runtime.drivers.port import PORT_COUNTER_COUNT, PortCounter
 from dpu_runtime.drivers.vhost_user.layout import VHOST_LAYOUT
-from dpu_runtime.kernels.acl import layout as acl_layout
+from dpu_runtime.kernels.burst import SERVICE_WORDS, Service
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
-from dpu_runtime.kernels.layout import PORT_DTYPE, PORTS_MAX, VLAN_WORDS, WORKERS_MAX
-from dpu_runtime.kernels.meter.table import METER_LAYOUT
-from dpu_runtime.kernels.switch import mac_table
+from dpu_runtime.kernels.layout import PER_WORKER, PORT_DTYPE, PORTS_MAX, WORKERS_MAX
+from dpu_runtime.plane.words import Control
+from dpu_runtime.registry import functions
 
 MAGIC = 0x4450_5552_544D_0002  # "DPURTM", layout family 2
 PAGE_BYTES = 4096
-STAGES = ("ingress", "egress")
-
-
-class Control(enum.IntEnum):
-    """Words of `control`, written by the control side, read by every worker each round."""
-
-    STOP = 0  # 1: workers return
-    EPOCH = 1  # grows with every change; a worker copies it to SEEN_EPOCH between bursts
-    IDLE_SPIN_US = 2  # how long a worker polls before it sleeps
-    MAC_AGEING_TICKS = 3  # kernels/switch/mac_table.py
-    TSC_HZ = 5  # rate of the cycle counters; measured by the data plane
-    NOTES_VERSION = 4  # its lowest bit names the half of `notes` in force
-
-
-class WorkerWord(enum.IntEnum):
-    """Words of a row of `worker_state`, written by that worker."""
-
-    SEEN_EPOCH = 0
-    ROUNDS = 1
-    BURSTS = 2
-    PACKETS = 3
-    BUSY_CYCLES = 4
-    SLEEPS = 5
-    THREAD_ID = 6
-    CPU = 7
 
 
 WORKER_WORDS = 16
@@ -59,21 +34,21 @@ NOTES_BYTES = 16 << 20  # octets, one of two versions
 NOTES_ADDED_MAX = 1 << 20  # octets of changes before notes are written anew
 
 
-class Stage(enum.IntEnum):
-    """Rows of `kernel_counters`: the stages of the pipeline in their order."""
-
-    RX = 0
-    PARSE = 1
-    VERIFY = 2
-    ACL_INGRESS = 3
-    SWITCH = 4
-    ACL_EGRESS = 5
-    OFFLOAD = 6
-    TX = 7
-    XCONNECT = 8  # instead of all the others
+FRAME_STAGES_MAX = 16  # room to grow
 
 
-STAGE_COUNT = 16  # room to grow
+def function_layout(function):
+    """{name: (dtype, shape)} of a function's region."""
+    tables = function.tables
+    each = (tables.each or ("",)) if tables else ()
+    layout = {
+        f"{hook}_{name}" if hook else name: spec for hook in each for name, spec in tables.layout.items()
+    }
+    layout |= {name: (dtype, (PER_WORKER, *shape)) for name, (dtype, shape) in function.counters.items()}
+    layout["drops"] = ("u8", (PER_WORKER, max(1, len(function.drops))))
+    layout["stages"] = ("u8", (PER_WORKER, max(1, len(function.stages)), 2))
+    return layout
+
 
 LAYOUT = {
     "control": ("u8", (16,)),
@@ -81,22 +56,18 @@ LAYOUT = {
     "ports": (PORT_DTYPE, (PORTS_MAX,)),
     "port_errors": ("u8", (PORTS_MAX,)),  # errno of a queue that was lost, 0: none
     "active_ports": ("u2", (1 + PORTS_MAX,)),  # how many, then the ports that floods visit
-    "vlan_allowed": ("u8", (PORTS_MAX, VLAN_WORDS)),
-    **METER_LAYOUT,
     "port_counters": ("u8", (WORKERS_MAX, PORTS_MAX, PORT_COUNTER_COUNT)),
     "drops": ("u8", (WORKERS_MAX, DROP_REASON_COUNT)),
-    "kernel_counters": ("u8", (WORKERS_MAX, STAGE_COUNT, 2)),  # packets, cycles
-    "switch_counters": ("u8", (WORKERS_MAX, len(mac_table.SWITCH_COUNTERS))),
-    "rule_hits": ("u8", (WORKERS_MAX, acl_layout.HIT_SLOTS, 2)),  # packets, octets
+    "kernel_counters": ("u8", (WORKERS_MAX, FRAME_STAGES_MAX, 2)),  # packets, cycles
+    "services": ("u8", (WORKERS_MAX, SERVICE_WORDS)),
     **VHOST_LAYOUT,
     **AF_PACKET_LAYOUT,
     **AF_XDP_LAYOUT,
-    "mac": ("u8", (mac_table.MAC_WORDS,)),
     "notes": ("u1", (2, NOTES_BYTES)),  # the control process's memory, lines of JSON, see write_notes
     **{
-        f"{stage}_{name}": (dtype, shape)
-        for stage in STAGES
-        for name, (dtype, shape) in acl_layout.ACL_LAYOUT.items()
+        f"{function.name}.{name}": (dtype, tuple(WORKERS_MAX if n == PER_WORKER else n for n in shape))
+        for function in functions()
+        for name, (dtype, shape) in function_layout(function).items()
     },
 }
 
@@ -133,10 +104,19 @@ class SharedState:
         self._notes_end = (
             0  # octets up to which changes are added to the notes; 0: they are another process's
         )
+        self._functions = {}
         for name, (dtype, shape) in LAYOUT.items():
             count = int(np.prod(shape))
             array = np.frombuffer(self._map, dtype, count, OFFSETS[name]).reshape(shape)
-            setattr(self, name, array)
+            function, _, own = name.rpartition(".")
+            if function:
+                setattr(self._functions.setdefault(function, SimpleNamespace()), own, array)
+            else:
+                setattr(self, name, array)
+
+    def of(self, function):
+        """The arrays of a function's region, as attributes."""
+        return self._functions[function]
 
     @classmethod
     def create(cls):
@@ -198,13 +178,16 @@ class SharedState:
         received + copies + segments = transmitted + dropped + merged + in hand
         """
         per_port = self.port_counters[:workers].sum(axis=(0, 1))
-        switch = self.switch_counters[:workers].sum(axis=0)
+        services = self.services[:workers].sum(axis=0)
+        dropped = self.drops[:workers].sum() + sum(
+            region.drops[:workers].sum() for region in self._functions.values()
+        )
         return {
             "received": int(per_port[PortCounter.RX_PACKETS]),
-            "copies": int(switch[mac_table.COUNTER_COPIES]),
+            "copies": int(services[Service.COPIES]),
             "segments": int(per_port[PortCounter.GSO_SEGMENTS]),
             "transmitted": int(per_port[PortCounter.TX_PACKETS]),
-            "dropped": int(self.drops[:workers].sum()),
+            "dropped": int(dropped),
             "merged": int(per_port[PortCounter.GRO_MERGED]),
         }
 

@@ -19,11 +19,11 @@ _EVENT_DATA = np.uint64(4)  # linux/eventpoll.h, struct epoll_event, packed
 
 
 @helper
-def note_burst(w, shared, port, packets):
+def note_burst(w, ports, port, packets):
     """A burst of `packets` came from a port or went to it: it may be busy from now on."""
     if packets < BUSY_PACKETS or w.io.watched[port] == 0:
         return
-    kind = shared.ports[port]["kind"]
+    kind = ports[port]["kind"]
     if kind in (Kind.AF_PACKET, Kind.AF_XDP):  # to look at one is to read a word of its ring
         epoll_ctl(np.int32(w.epoll_fd), np.int32(EPOLL_CTL_DEL), w.io.fds[port], address_of(w.events))
         w.io.watched[port] = 0

@@ -6,7 +6,8 @@ again; a port with rings in memory, or a busy one (watch.py), is looked at every
 do the worker polls for IDLE_SPIN_US and lets others have the CPU in between; then it asks the rings'
 drivers for a kick, and sleeps in epoll on all queues and its wake-up descriptor.
 
-Nothing here allocates, locks or waits on another worker. It returns only when told to stop.
+Nothing here allocates, locks or waits on another worker. It returns only when told to stop. What a burst
+meets between front.py and back.py is in the programs of its ports; this file knows no function.
 """
 
 from collections import namedtuple
@@ -26,22 +27,19 @@ from dpu_runtime.drivers.linux.libc import (
     sched_yield,
 )
 from dpu_runtime.drivers.port import PortCounter
-from dpu_runtime.kernels.acl.filter import filter_ingress
-from dpu_runtime.kernels.checksum.owed import mark_owed
-from dpu_runtime.kernels.checksum.verify import verify_checksums
+from dpu_runtime.kernels.burst import FORWARD, INGRESS, Word
 from dpu_runtime.kernels.compile.jit import glue, helper, kernel
-from dpu_runtime.kernels.layout import PORT_RX_METER, VERDICT_DROP
-from dpu_runtime.kernels.meter.bucket import meter_rx
-from dpu_runtime.kernels.meter.table import RX as METER_RX_ROW
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import VERDICT_DROP
 from dpu_runtime.kernels.octets.atomic import pause
 from dpu_runtime.kernels.octets.memory import address_of, cycles, load_acquire, load_u64, store_release
-from dpu_runtime.kernels.offload.virtio_net import check_vnet, decode_vnet
-from dpu_runtime.kernels.parse.parse import parse
-from dpu_runtime.kernels.switch.forward import admit, switch
-from dpu_runtime.kernels.switch.mac_table import TICK_NS, TICKS_PER_SECOND
-from dpu_runtime.plane.egress import charge, clock_ns, egress
-from dpu_runtime.plane.shared import Control, Stage, WorkerWord
+from dpu_runtime.kernels.stage import call_stage
+from dpu_runtime.kernels.verdict import drop_packet
+from dpu_runtime.plane.account import begin_burst, charge
+from dpu_runtime.plane.egress import NS_PER_SECOND, egress, run_program, send_made
+from dpu_runtime.plane.frame import FRONT, FRONT_STATE
 from dpu_runtime.plane.watch import note_burst, note_look, unasked_port
+from dpu_runtime.plane.words import Control, FrameStage, WorkerWord
 
 EVENTS_MAX = 64  # epoll events a call
 EPOLL_PERIOD = 8  # rounds between looks at quiet queues while others are busy
@@ -51,14 +49,14 @@ RING_EVENT_SHIFT = 16  # and above it, for a ring's kick, the ring's number + 1
 NO_FD = -1  # in `fds`: the port is not here
 RINGS_FD = -2  # it has no descriptor but rings
 
-# What one worker owns. Arrays are private memory.
+# What one worker owns, and what of the shared memory it reads beside that. Arrays are private memory.
 Worker = namedtuple(
     "Worker",
     [
-        "number",  # int, row of the per-worker arrays
         "epoll_fd",  # int
         "kick_fd",  # int, eventfd
         "io",  # drivers/io.py, what it lends the drivers
+        "frame",  # plane/frame.py
         "polled",  # uint16[2, 1 + PORTS_MAX], ports with rings: how many, then which
         "polled_version",  # uint64[1], its lowest bit names the half of `polled` in force
         "active",  # uint16[PORTS_MAX], ports whose queue may hold packets
@@ -67,40 +65,20 @@ Worker = namedtuple(
         "looks",  # uint16[PORTS_MAX], looks in a row that found nothing, of such a port
         "events",  # uint8[EVENTS_MAX * EPOLL_EVENT_BYTES]
         "words",  # uint64[4], timespec and eventfd value
-        "cache_ingress",  # verdict caches of kernels/filter
-        "cache_egress",
-    ],
-)
-
-# What the workers and the control process share, see dpu_runtime/plane/shared.py.
-SharedTables = namedtuple(
-    "SharedTables",
-    [
-        "control",
-        "worker_state",
-        "ports",
-        "port_errors",
-        "active_ports",
-        "vlan_allowed",
-        "meters",
-        "port_counters",
-        "drops",
-        "kernel_counters",
-        "switch_counters",
-        "rule_hits",
-        "mac",
-        "acl_ingress",
-        "acl_egress",
+        "busy",  # uint64[1], bursts in a row without an idle round between them
+        # shared memory
+        "control",  # uint64[], plane/shared.py
+        "state",  # uint64[WORKER_WORDS], this worker's row
+        "port_errors",  # uint64[PORTS_MAX]
     ],
 )
 
 
 @helper
-def clock_ticks(w):
-    """Time of the MAC table's stamps, in ticks of TICK_NS; a few ms coarse."""
+def coarse_ns(w):
+    """Time of this round in ns, some milliseconds coarse."""
     clock_gettime(np.int32(CLOCK_MONOTONIC_COARSE), address_of(w.words))
-    ticks_per_s = np.uint64(TICKS_PER_SECOND)
-    return w.words[0] * ticks_per_s + w.words[1] // np.uint64(TICK_NS)
+    return w.words[0] * np.uint64(NS_PER_SECOND) + w.words[1]
 
 
 @helper
@@ -145,148 +123,141 @@ def _poll(w, n_active, timeout_ms):
 
 
 @helper
-def _lose_queue(w, shared, port, error):
+def _lose_queue(w, port, error):
     """A queue's device is gone: stop polling it and tell the control process."""
     epoll_ctl(np.int32(w.epoll_fd), np.int32(EPOLL_CTL_DEL), w.io.fds[port], address_of(w.events))
     w.io.fds[port] = NO_FD
-    shared.port_errors[port] = error
+    w.port_errors[port] = error
 
 
 @helper
-def _count_rx_drops(w, shared, meta, count):
-    for i in range(count):
-        if meta[i]["verdict"] == VERDICT_DROP:
-            port = np.int64(meta[i]["in_port"])
-            shared.port_counters[w.number, port, PortCounter.RX_DROPPED] += np.uint64(1)
-
-
-@helper
-def _to_port(batch, count, out):
+def _to_port(burst, count, out):
     """Send every packet of a burst that was not dropped to one port; returns how many."""
-    n_out = 0
-    for i in range(count):
-        if batch.meta[i]["verdict"] != VERDICT_DROP:
-            batch.out_packet[n_out] = i
-            batch.out_port[n_out] = out
-            n_out += 1
-    return np.int64(n_out)
+    for k in range(count):
+        burst.out_packet[k] = burst.packets[k]
+        burst.out_port[k] = out
+    return np.int64(count)
+
+
+@helper
+def _keep_rest(burst, frame, count):
+    """Put `packets[:count]` aside while others are sent."""
+    for k in range(count):
+        frame.rest[k] = burst.packets[k]
+
+
+@helper
+def _take_rest(burst, frame, count):
+    """Have them at hand again."""
+    for k in range(count):
+        burst.packets[k] = frame.rest[k]
+
+
+@helper
+def _nowhere(burst, count):
+    """Drop the packets at hand: no stage forwards what comes from their port."""
+    for k in range(count):
+        drop_packet(burst.meta[np.int64(burst.packets[k])], Drop.PORT_DOWN, burst.drops)
 
 
 @glue
-def pipeline(w, shared, batch, count, now_ticks, now):
-    """Parse, filter, switch and send a burst of `count` received packets; returns the time.
+def _forward(w, burst, frame, port, count):
+    """Have the `forward` program decide where the packets at hand go, and send them."""
+    left = np.int64(count)
+    while left > 0:
+        before = left
+        burst.words[Word.OUT] = np.uint64(0)
+        left = run_program(burst, frame, FORWARD, port, before)
+        out = np.int64(burst.words[Word.OUT])
+        if left == before and out == 0:
+            _nowhere(burst, left)
+            left = np.int64(0)
+        _keep_rest(burst, frame, left)
+        egress(w, burst, frame, out, False)
+        _take_rest(burst, frame, left)
 
-    Packets of a port with a cross-connect are only parsed and judged, and go to that port.
+
+@helper
+def _count_rx_drops(burst, frame, port):
+    dropped = np.uint64(0)
+    for i in range(np.int64(burst.words[Word.RECEIVED])):
+        dropped += np.uint64(burst.meta[i]["verdict"] == VERDICT_DROP)
+    frame.port_counters[port, PortCounter.RX_DROPPED] += dropped
+
+
+@glue
+def pipeline(w, burst, port, count):
+    """Parse, judge, forward and send a burst of `count` packets received at `port`.
+
+    Packets of a port with a cross-connect are only parsed, and go to that port as they are.
     """
-    number = w.number
-    drops = shared.drops[number]
-    kernel_counters = shared.kernel_counters[number]
-    decode_vnet(batch.headers, batch.meta, count)
-    parse(batch.headers, batch.meta, count, drops)
-    mark_owed(batch.headers, batch.meta, count, shared.ports)
-    check_vnet(batch.headers, batch.meta, count, drops)
-    in_port = np.int64(batch.meta[0]["in_port"])
-    if shared.ports[in_port]["flags"] & PORT_RX_METER:
-        meter_rx(batch.meta, count, shared.meters[in_port, METER_RX_ROW], clock_ns(w), drops)
-    now = charge(kernel_counters, Stage.PARSE, count, now)
-    out = np.int64(w.io.devices[in_port]["xconnect"]) - 1
-    if out < 0:
-        admit(batch.meta, count, shared.ports, shared.vlan_allowed, shared.mac, drops)
-        verify_checksums(batch.headers, batch.meta, count, shared.ports, drops)
-        now = charge(kernel_counters, Stage.VERIFY, count, now)
-        filter_ingress(
-            batch.headers,
-            batch.meta,
-            count,
-            shared.acl_ingress,
-            w.cache_ingress,
-            shared.rule_hits[number],
-            drops,
-        )
-        now = charge(kernel_counters, Stage.ACL_INGRESS, count, now)
-    start = np.int64(0)
-    while start < count:
-        if out >= 0:
-            n_out = _to_port(batch, count, out)
-            start = count
-        else:
-            start, n_out = switch(
-                batch.headers,
-                batch.meta,
-                count,
-                start,
-                shared.ports,
-                shared.vlan_allowed,
-                shared.active_ports,
-                shared.mac,
-                now_ticks,
-                shared.control[Control.MAC_AGEING_TICKS],
-                batch.out_packet,
-                batch.out_port,
-                shared.switch_counters[number],
-                drops,
-            )
-        now = charge(kernel_counters, Stage.SWITCH, n_out, now)
-        now = egress(w, shared, batch, n_out, out >= 0, now)
-    _count_rx_drops(w, shared, batch.meta, count)
-    return now
+    frame = w.frame
+    burst.words[Word.RECEIVED] = np.uint64(count)
+    burst.words[Word.HALF] = load_acquire(frame.programs_version, 0) & np.uint64(1)
+    left = call_stage(frame.entries[FRONT], burst, frame.entries[FRONT_STATE], port, np.int64(count))
+    straight = np.int64(w.io.devices[port]["xconnect"]) - 1
+    if straight >= 0:
+        egress(w, burst, frame, _to_port(burst, left, straight), True)
+    else:
+        left = run_program(burst, frame, INGRESS, port, left)
+        if burst.words[Word.MADE] != np.uint64(0):
+            _keep_rest(burst, frame, left)
+            send_made(w, burst, frame)
+            _take_rest(burst, frame, left)
+        _forward(w, burst, frame, port, left)
+        if burst.words[Word.MADE] != np.uint64(0):
+            send_made(w, burst, frame)
+    _count_rx_drops(burst, frame, port)
 
 
 @glue
-def _serve_queue(w, shared, batch, port, now_ticks):
+def _serve_queue(w, burst, port):
     """One burst from one port; returns (packets, whether the queue may hold more)."""
-    number = w.number
-    kernel_counters = shared.kernel_counters[number]
-    started = cycles()
-    w.io.rx_queue[0] = number
+    kind = burst.ports[port]["kind"]
+    started = begin_burst(burst, np.int64(w.busy[0]))
+    w.io.rx_queue[0] = burst.number
     w.io.crossed[0] = 0
-    count, error = rx_burst(
-        shared.ports[port]["kind"],
-        w.io,
-        port,
-        batch.headers,
-        batch.meta,
-        shared.port_counters[number, port],
-        shared.drops[number],
-    )
+    counters = w.frame.port_counters[port]
+    count, error = rx_burst(kind, w.io, port, burst.headers, burst.meta, counters, burst.drops)
     crossed = np.int64(w.io.crossed[0])
     received = count + crossed
     if received > 0:
-        now = charge(kernel_counters, Stage.XCONNECT if crossed > 0 else Stage.RX, received, started)
+        charge(
+            burst, w.frame.kernel_counters, FrameStage.XCONNECT if crossed > 0 else FrameStage.RX, received
+        )
         if count > 0:
-            now = pipeline(w, shared, batch, count, now_ticks, now)
-        state = shared.worker_state[number]
-        state[WorkerWord.BURSTS] += np.uint64(1)
-        state[WorkerWord.PACKETS] += np.uint64(received)
-        state[WorkerWord.BUSY_CYCLES] += now - started
-    rx_done(shared.ports[port]["kind"], w.io, port)
+            pipeline(w, burst, port, count)
+        w.busy[0] += np.uint64(1)
+        w.state[WorkerWord.BURSTS] += np.uint64(1)
+        w.state[WorkerWord.PACKETS] += np.uint64(received)
+        w.state[WorkerWord.BUSY_CYCLES] += cycles() - started
+    rx_done(kind, w.io, port)
     if error not in (0, EAGAIN):
-        _lose_queue(w, shared, port, error)
+        _lose_queue(w, port, error)
     return received, error == 0
 
 
 @helper
-def _note_epoch(w, shared):
+def _note_epoch(w):
     """Say that nothing is in use that went before this epoch: between two bursts that is so."""
-    state = shared.worker_state[w.number]
-    store_release(state, WorkerWord.SEEN_EPOCH, load_acquire(shared.control, Control.EPOCH))
+    store_release(w.state, WorkerWord.SEEN_EPOCH, load_acquire(w.control, Control.EPOCH))
 
 
 @glue
-def _round(w, shared, batch, n_active):
+def _round(w, burst, n_active):
     """One burst from each active port; returns (packets, ports still active)."""
-    now_ticks = clock_ticks(w)
+    burst.words[Word.COARSE_NS] = coarse_ns(w)
     packets = np.int64(0)
     kept = np.int64(0)
     for k in range(n_active):
         port = np.int64(w.active[k])
         more = False
         if w.io.fds[port] != NO_FD:
-            count, more = _serve_queue(w, shared, batch, port, now_ticks)
+            count, more = _serve_queue(w, burst, port)
             packets += count
-            note_burst(w, shared, port, count)
+            note_burst(w, burst.ports, port, count)
             note_look(w, port, count)
-            _note_epoch(w, shared)  # a round of floods to many ports is long to wait for
+            _note_epoch(w)  # a round of floods to many ports is long to wait for
         if more:
             w.active[kept] = port
             kept += 1
@@ -312,24 +283,25 @@ def _ask_kicks(w):
 
 
 @kernel
-def run_worker(w, shared, batch):
+def run_worker(w, burst):
     """Forward packets until `control[STOP]`; returns the number of rounds."""
-    control = shared.control
-    state = shared.worker_state[w.number]
+    control = w.control
+    state = w.state
     rounds = np.uint64(0)
     n_active = np.int64(0)
     packets = np.int64(0)
     idle_since = cycles()
     while load_acquire(control, Control.STOP) == np.uint64(0):
-        _note_epoch(w, shared)
+        _note_epoch(w)
         rounds += np.uint64(1)
         state[WorkerWord.ROUNDS] += np.uint64(1)
         if (n_active == 0 and packets == 0) or rounds % np.uint64(EPOLL_PERIOD) == np.uint64(0):
             n_active = _poll(w, n_active, 0)
-        packets, n_active = _round(w, shared, batch, _mark_polled(w, n_active))
+        packets, n_active = _round(w, burst, _mark_polled(w, n_active))
         if packets > 0:
             idle_since = cycles()
             continue
+        w.busy[0] = np.uint64(0)
         pause()  # a ring's index that is read all the time is slow to write for its driver
         quiet = n_active == 0 and w.unasked[0] == 0
         if quiet and cycles() - idle_since >= _spin_cycles(control):

@@ -21,24 +21,27 @@ from dpu_runtime.drivers.entries import load_drivers
 from dpu_runtime.drivers.io import make_io
 from dpu_runtime.drivers.linux.libc import EPOLL_CTL_ADD, EPOLL_EVENT_BYTES
 from dpu_runtime.drivers.vhost_user.guard import MemoryGuard
-from dpu_runtime.kernels.acl.layout import ACL_LAYOUT, Acl
-from dpu_runtime.kernels.acl.verdict_cache import new_verdict_cache
+from dpu_runtime.kernels.burst import make_burst
 from dpu_runtime.kernels.compile.jit import cache_is_empty, cache_lock, kernel
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.layout import PORTS_MAX
 from dpu_runtime.kernels.octets.memory import cycles
-from dpu_runtime.plane.batch import make_batch
-from dpu_runtime.plane.shared import STAGES, Control, SharedState, WorkerWord
+from dpu_runtime.plane.back import back
+from dpu_runtime.plane.frame import BACK, BACK_STATE, FRONT, FRONT_STATE, make_frame
+from dpu_runtime.plane.front import front
+from dpu_runtime.plane.program import Programs, Stages, stage_address, state_address
+from dpu_runtime.plane.shared import SharedState
+from dpu_runtime.plane.words import Control, WorkerWord
 from dpu_runtime.plane.worker import (
     EVENTS_MAX,
     KICK_EVENT,
     NO_FD,
     RING_EVENT_SHIFT,
     RINGS_FD,
-    SharedTables,
     Worker,
     run_worker,
 )
+from dpu_runtime.registry import functions
 
 log = logging.getLogger("dpu.worker")
 
@@ -51,23 +54,15 @@ class _EpollEvent(ctypes.Structure):
     _fields_ = (("events", ctypes.c_uint32), ("data", ctypes.c_uint64))
 
 
-def shared_tables(shared):
-    """The arrays of the shared memory in the form the compiled loop takes them."""
-    stages = {
-        f"acl_{stage}": Acl(**{name: getattr(shared, f"{stage}_{name}") for name in ACL_LAYOUT})
-        for stage in STAGES
-    }
-    plain = {name: getattr(shared, name) for name in SharedTables._fields if name not in stages}
-    return SharedTables(**plain, **stages)
-
-
-def make_worker(shared, number, workers, batch, epoll_fd=-1, kick_fd=-1):
-    """Allocate the private memory of worker `number` of `workers` that goes with its batch."""
-    return Worker(
-        number=number,
+def make_worker(shared, number, workers, burst, epoll_fd=-1, kick_fd=-1):
+    """Allocate the private memory of worker `number` of `workers` that goes with its burst, lent."""
+    io = make_io(number, workers, shared, burst)
+    frame = make_frame(number, shared, io)
+    worker = Worker(
         epoll_fd=epoll_fd,
         kick_fd=kick_fd,
-        io=make_io(number, workers, shared, batch),
+        io=io,
+        frame=frame,
         polled=np.zeros((2, 1 + PORTS_MAX), np.uint16),
         polled_version=np.zeros(1, np.uint64),
         active=np.zeros(PORTS_MAX, np.uint16),
@@ -76,9 +71,19 @@ def make_worker(shared, number, workers, batch, epoll_fd=-1, kick_fd=-1):
         looks=np.zeros(PORTS_MAX, np.uint16),
         events=np.zeros(EVENTS_MAX * EPOLL_EVENT_BYTES, np.uint8),
         words=np.zeros(4, np.uint64),
-        cache_ingress=new_verdict_cache(),
-        cache_egress=new_verdict_cache(),
+        busy=np.zeros(1, np.uint64),
+        control=shared.control,
+        state=shared.worker_state[number],
+        port_errors=shared.port_errors,
     )
+    return Lent(worker), Lent(frame)
+
+
+def load_fused(burst, frame):
+    """Load or compile the front and the back, for this worker to call; both arguments are lent."""
+    words = frame.entries
+    words[FRONT], words[BACK] = stage_address(front, burst, frame), stage_address(back, burst, frame)
+    words[FRONT_STATE] = words[BACK_STATE] = state_address(frame)
 
 
 class WorkerThread:
@@ -89,11 +94,14 @@ class WorkerThread:
         self.cpu = cpu
         self.kick_fd = kick_fd
         self._shared = shared
-        self.tables = Lent(shared_tables(shared))
-        self.batch = Lent(make_batch())
+        self.burst = Lent(make_burst(number, shared))
         self._epoll = select.epoll()
         self._add_to_epoll(kick_fd, KICK_EVENT)
-        self.worker = Lent(make_worker(shared, number, workers, self.batch, self._epoll.fileno(), kick_fd))
+        self.worker, self.frame = make_worker(
+            shared, number, workers, self.burst, self._epoll.fileno(), kick_fd
+        )
+        self.programs = Programs(self.frame, Stages(shared, number, self.burst, functions()))
+        load_fused(self.burst, self.frame)
         self._call = None
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
@@ -116,7 +124,7 @@ class WorkerThread:
         state = self._shared.worker_state[self.number]
         state[WorkerWord.THREAD_ID] = threading.get_native_id()
         state[WorkerWord.CPU] = self.cpu
-        run_worker(self.worker, self.tables, self.batch)
+        run_worker(self.worker, self.burst)
 
     def add_port(self, index, fd, queue, receives):
         """Send on queue `queue` of port `index`, whose descriptor is `fd`; poll it too when it `receives`."""
@@ -239,9 +247,9 @@ def prepare():
     kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     worker = WorkerThread(shared, 0, 0, kick)
     with cache_lock():
-        drivers = worker.worker.io, worker.batch, shared.drops[0]
+        drivers = worker.worker.io, worker.burst, shared.drops[0]
         with _second_process(load_drivers, *drivers):
-            run_worker(worker.worker, worker.tables, worker.batch)
+            run_worker(worker.worker, worker.burst)
         load_drivers(*drivers)
         start_queue(shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS))
         guard = MemoryGuard()

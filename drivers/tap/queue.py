@@ -22,7 +22,6 @@ from dpu_runtime.kernels.octets.memory import address_of, store_u64
 from dpu_runtime.kernels.offload.virtio_net import VNET_HDR_BYTES, encode_vnet
 
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX + 1 - HEADER_BYTES  # octets; one more than fits shows a truncation
-ARENA_BYTES = BURST_BYTES_MAX + BATCH_SIZE * 64 + 2 * FRAME_BYTES_MAX  # octets, payloads of one burst
 _CACHE_LINE = np.uint64(63)
 
 

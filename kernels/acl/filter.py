@@ -1,8 +1,8 @@
-"""ACL filter: drop what a stage's first matching rule, or its default, denies.
+"""ACL filter: drop what the first matching rule of a hook, or its default, denies.
 
-Spec: kernels/acl/layout.py (stages), kernels/acl/rule.py (what a rule matches).
-In:   every parsed field of meta, in_port, vlan, frame_len; the egress port of each copy.
-Out:  ingress: verdict, drop_reason. egress: the list of copies. Both: hits, drops.
+Spec: kernels/acl/layout.py (tables), kernels/acl/rule.py (what a rule matches).
+In:   every parsed field of meta, in_port, vlan, frame_len; at egress the port.
+Out:  the list of packets; at ingress verdict, drop_reason. Hits, drops; marks["rule"] where a stage wants it.
 Not:  connection state.
 """
 
@@ -38,8 +38,8 @@ from dpu_runtime.kernels.acl.verdict_cache import (
     cache_insert,
     cache_lookup,
 )
+from dpu_runtime.kernels.burst import EGRESS, WANTS_RULE, Word
 from dpu_runtime.kernels.compile.jit import helper, kernel
-from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.layout import (
     BATCH_SIZE,
     META_DTYPE,
@@ -47,16 +47,16 @@ from dpu_runtime.kernels.layout import (
     PARSED_IPV6,
     PARSED_PORTS,
     PORT_NONE,
-    VERDICT_DROP,
-    VERDICT_PASS,
 )
 from dpu_runtime.kernels.octets.memory import address_of, load_acquire, load_u64
+from dpu_runtime.kernels.stage import drop
 
 CACHE_RULES_MIN = 4  # fewer rules are compared one by one: as fast for known flows, far faster for new ones
-_DROP_INGRESS = int(Drop.ACL_INGRESS)
-_DROP_EGRESS = int(Drop.ACL_EGRESS)
+DROP_INGRESS, DROP_EGRESS = 0, 1  # places in the function's drops
 _PROTO_TCP = 6
+_0 = np.uint64(0)
 _1 = np.uint64(1)
+_NO_PACKET = np.uint64(1 << 32)
 _32_BITS = np.uint64(0xFFFFFFFF)
 _SLOT_MASK = np.uint32((1 << VERDICT_ACTION_SHIFT) - 1)
 
@@ -148,152 +148,99 @@ def count_hits(hits, verdict, packets, octets):
 
 
 @helper
-def make_rows(meta, start, end, used, cache):
-    """Make the keys of the packets `start` to `end` that pass, one for those in a row that have the same.
+def make_rows(burst, start, end, out_port, used, cache):
+    """Make the keys of `packets[start:end]`, one for those in a row that have the same.
 
-    used  address of the bits that rules use
+    out_port  that they leave by, PORT_NONE at ingress
+    used      address of the bits that rules use
 
     Returns how many; batch_rows has each packet's.
     """
-    records, first_key = address_of(meta), address_of(cache.batch_keys)
+    records, first_key = address_of(burst.meta), address_of(cache.batch_keys)
     hashes, packet_rows = cache.batch_hashes, cache.batch_rows
     rows = np.uint64(0)
-    before = start - 2
-    for packet in range(start, end):
-        rec = meta[packet]
-        if rec["verdict"] != VERDICT_PASS:
-            continue
-        if rec["repeats"] == 0 or before != packet - 1:
+    before = _NO_PACKET
+    for k in range(start, end):
+        packet = np.uint64(burst.packets[k])
+        rec = burst.meta[packet]
+        if rec["repeats"] == 0 or before + _1 != packet:
             key = first_key + rows * KEY_BYTES
-            record = records + np.uint64(packet) * _RECORD_BYTES
-            key_hash = make_key(key, record, rec, PORT_NONE, used)
+            record = records + packet * _RECORD_BYTES
+            key_hash = make_key(key, record, rec, out_port, used)
             # the hash first: it is in a register, and where the next key goes then waits for no memory
             if rows == 0 or key_hash != hashes[rows - _1] or not same_key(key, key - KEY_BYTES):
                 hashes[rows] = key_hash
                 rows += _1
-        packet_rows[packet - start] = np.uint16(rows - _1)
+        packet_rows[k - start] = np.uint16(rows - _1)
         before = packet
     return rows
 
 
 @kernel
-def filter_ingress(headers, meta, count, acl, cache, hits, drops):
-    """Drop the packets that the ingress stage denies.
+def judge(burst, state, port, count):
+    """Drop the packets that this hook's first matching rule, or its default, denies.
 
-    headers  uint8[n, ROW_BYTES]        not read
-    meta     META_DTYPE[n]              in parsed fields, in/out verdict, out drop_reason
-    count    int, 0 <= count <= n       packets in the batch
-    acl      Acl                        the stage, both slots
-    cache    VerdictCache               in/out, this worker's for this stage
-    hits     uint64[HIT_SLOTS, 2]       in/out, packets and octets of each rule, added to
-    drops    uint64[DROP_REASON_COUNT]  in/out, packets, added to
+    burst  Burst              in parsed fields of meta; in/out packets; out verdict, drop_reason, marks
+    state  State, ACL_LAYOUT  tables: this hook's, both halves; private: this worker's VerdictCache
+    port   int                 at egress the port they leave by
+    count  int                 packets at hand
 
-    Returns packets whose verdict is still PASS. Never raises: a bad packet is a verdict.
+    Returns packets left. Never raises: a bad packet is a verdict.
     """
+    acl, cache, hits = state.tables, state.private, state.counters.hits
     version = load_acquire(acl.active, 0)
     slot = np.int64(version & np.uint64(1))
+    egress = burst.words[Word.HOOK] == EGRESS
     head = acl.head[slot, 0]
     if head["rule_count"] == 0:
-        return _default_ingress(meta, count, np.uint32(head["default_verdict"]), hits, drops)
+        return _default(burst, state, count, np.uint32(head["default_verdict"]))
     cache_follow(cache, version)
     packet_rows, verdicts = cache.batch_rows, cache.batch_verdicts
-    passed = 0
-    denied = 0
-    start = 0
-    while start < count:
-        end = min(count, start + BATCH_SIZE)
-        rows = make_rows(meta, start, end, address_of(acl.used[slot]), cache)
+    marked = burst.words[Word.WANTED] & np.uint64(WANTS_RULE) != 0
+    kept = _0
+    start = _0
+    while start < np.uint64(count):
+        end = min(np.uint64(count), start + np.uint64(BATCH_SIZE))
+        rows = make_rows(burst, start, end, port if egress else PORT_NONE, address_of(acl.used[slot]), cache)
         decide(acl, slot, cache, rows)
-        row, packets, octets = 0, 0, np.uint64(0)
-        for packet in range(start, end):
-            rec = meta[packet]
-            if rec["verdict"] != VERDICT_PASS:
-                continue
-            if packet_rows[packet - start] != row:  # rows come in order, a run of packets each
+        if marked:
+            mark_rules(burst, start, end, cache)
+        row, packets, octets = _0, _0, _0
+        for k in range(start, end):
+            packet = np.uint64(burst.packets[k])
+            if packet_rows[k - start] != row:  # rows come in order, a run of packets each
                 count_hits(hits, verdicts[row], packets, octets)
-                row, packets, octets = row + 1, 0, np.uint64(0)
-            packets += 1
-            octets += np.uint64(rec["frame_len"])
+                row, packets, octets = row + _1, _0, _0
+            packets += _1
+            octets += np.uint64(burst.meta[packet]["frame_len"])
             if denies(verdicts[row]):
-                rec["verdict"] = VERDICT_DROP
-                rec["drop_reason"] = _DROP_INGRESS
-                denied += 1
+                drop(burst, state, packet, DROP_EGRESS if egress else DROP_INGRESS)
             else:
-                passed += 1
-        if packets != 0:
-            count_hits(hits, verdicts[row], packets, octets)
+                burst.packets[kept] = packet
+                kept += _1
+        count_hits(hits, verdicts[row], packets, octets)
         start = end
-    drops[_DROP_INGRESS] += np.uint64(denied)
-    return passed
+    return np.int64(kept)
 
 
 @helper
-def _default_ingress(meta, count, verdict, hits, drops):
-    """A stage without rules: the default for every packet."""
-    packets = 0
-    octets = np.uint64(0)
-    for packet in range(count):
-        if meta[packet]["verdict"] == VERDICT_PASS:
-            packets += 1
-            octets += np.uint64(meta[packet]["frame_len"])
-            if denies(verdict):
-                meta[packet]["verdict"] = VERDICT_DROP
-                meta[packet]["drop_reason"] = _DROP_INGRESS
-    count_hits(hits, verdict, packets, octets)
-    if denies(verdict):
-        drops[_DROP_INGRESS] += np.uint64(packets)
-        return 0
-    return packets
-
-
-@kernel
-def filter_egress(meta, out_packet, out_port, count, acl, cache, hits, drops):
-    """Remove the copies that the egress stage denies; order is kept.
-
-    meta        META_DTYPE[n]              in parsed fields; verdicts stay, another copy may pass
-    out_packet  uint16[m]                  in/out, index into meta
-    out_port    uint16[m]                  in/out, port that this copy leaves at
-    count       int, 0 <= count <= m       copies
-    acl, cache, hits, drops                as in filter_ingress, for the egress stage
-
-    Returns copies left.
-    """
-    version = load_acquire(acl.active, 0)
-    slot = np.int64(version & np.uint64(1))
-    head = acl.head[slot, 0]
-    if head["rule_count"] == 0:
-        return _default_egress(meta, out_packet, count, np.uint32(head["default_verdict"]), hits, drops)
-    cache_follow(cache, version)
-    hashes, verdicts = cache.batch_hashes, cache.batch_verdicts
-    records, used, keys = address_of(meta), address_of(acl.used[slot]), address_of(cache.batch_keys)
-    kept = 0
-    start = 0
-    while start < count:
-        copies = min(count - start, BATCH_SIZE)
-        for row in range(copies):
-            packet, port = np.int64(out_packet[start + row]), out_port[start + row]
-            key, record = keys + np.uint64(row) * KEY_BYTES, records + np.uint64(packet) * _RECORD_BYTES
-            hashes[row] = make_key(key, record, meta[packet], port, used)
-        decide(acl, slot, cache, np.uint64(copies))
-        for row in range(copies):
-            packet, port = out_packet[start + row], out_port[start + row]
-            count_hits(hits, verdicts[row], 1, meta[np.int64(packet)]["frame_len"])
-            if not denies(verdicts[row]):
-                out_packet[kept], out_port[kept] = packet, port
-                kept += 1
-        start += copies
-    drops[_DROP_EGRESS] += np.uint64(count - kept)
-    return kept
+def mark_rules(burst, start, end, cache):
+    """Note which rule decided on `packets[start:end]`: its hit counter, plus 1."""
+    for k in range(start, end):
+        verdict = np.uint32(cache.batch_verdicts[np.int64(cache.batch_rows[k - start])])
+        burst.marks[np.int64(burst.packets[k])]["rule"] = (verdict & _SLOT_MASK) + np.uint32(1)
 
 
 @helper
-def _default_egress(meta, out_packet, count, verdict, hits, drops):
-    """A stage without rules: the default for every copy."""
+def _default(burst, state, count, verdict):
+    """A hook without rules: the default for every packet."""
     octets = np.uint64(0)
-    for copy in range(count):
-        octets += np.uint64(meta[np.int64(out_packet[copy])]["frame_len"])
-    count_hits(hits, verdict, count, octets)
-    if denies(verdict):
-        drops[_DROP_EGRESS] += np.uint64(count)
-        return 0
-    return count
+    for k in range(count):
+        octets += np.uint64(burst.meta[np.int64(burst.packets[k])]["frame_len"])
+    count_hits(state.counters.hits, verdict, count, octets)
+    if not denies(verdict):
+        return count
+    reason = DROP_EGRESS if burst.words[Word.HOOK] == EGRESS else DROP_INGRESS
+    for k in range(count):
+        drop(burst, state, np.int64(burst.packets[k]), reason)
+    return np.int64(0)

@@ -21,17 +21,16 @@ next packets pay.
 
 import numpy as np
 
+from dpu_runtime.kernels.burst import EGRESS, Word
 from dpu_runtime.kernels.compile.jit import helper, kernel
-from dpu_runtime.kernels.drops import Drop
-from dpu_runtime.kernels.layout import VERDICT_PASS, VIRTIO_NET_HDR_GSO_NONE
-from dpu_runtime.kernels.meter.table import COST_SHIFT, TIME_SHIFT, WORD_COST, WORD_DEPTH, WORD_PAID
+from dpu_runtime.kernels.layout import VIRTIO_NET_HDR_GSO_NONE
+from dpu_runtime.kernels.meter.table import COST_SHIFT, RX, TIME_SHIFT, TX, WORD_COST, WORD_DEPTH, WORD_PAID
 from dpu_runtime.kernels.octets.memory import compare_exchange, load_acquire
-from dpu_runtime.kernels.verdict import drop_packet
+from dpu_runtime.kernels.stage import drop
 
 CHARGE_TRIES = 64  # each failure is another worker's success
 
-_OVER_RX = int(Drop.METER_RX)
-_OVER_TX = int(Drop.METER_TX)
+assert (RX, TX) == (0, 1), "places in the function's drops"
 _0 = np.uint64(0)
 _1 = np.uint64(1)
 _TIME_SHIFT = np.uint64(TIME_SHIFT)
@@ -74,56 +73,28 @@ def charge_meter(words, now, octets):
 
 
 @kernel
-def meter_rx(meta, count, words, now_ns, drops):
-    """Drop those of a burst's first `count` packets that exceed the limit of the port they came from.
+def limit(burst, state, port, count):
+    """Drop what exceeds the limit of the port the packets came from, or at egress of the one they leave by.
 
-    meta    META_DTYPE[n]              in/out, verdict, drop_reason
-    count   int, 0 <= count <= n       packets in the batch, all of one port
-    words   uint64[METER_WORDS]        in/out, the port's row
-    now_ns  uint64                     a clock that does not go back
-    drops   uint64[DROP_REASON_COUNT]  in/out, packets, added to
+    burst  Burst                in meta, words[NOW_NS], a clock that does not go back; in/out packets
+    state  State, METER_LAYOUT  tables.meters[port, RX or TX], in/out
 
-    Returns packets passed.
+    Returns packets left.
     """
-    now = np.uint64(now_ns) << _TIME_SHIFT
+    way = TX if burst.words[Word.HOOK] == EGRESS else RX
+    words = state.tables.meters[port, way]
+    now = burst.words[Word.NOW_NS] << _TIME_SHIFT
     paid = paid_time(words, now)
     octets = _0
-    passed = 0
-    for i in range(count):
-        if meta[i]["verdict"] != VERDICT_PASS:
-            continue
+    kept = _0
+    for k in range(np.uint64(count)):
+        packet = np.uint64(burst.packets[k])
         if paid + duration(words, octets) < now:
-            octets += metered_bytes(meta[i])
-            passed += 1
+            octets += metered_bytes(burst.meta[packet])
+            burst.packets[kept] = packet
+            kept += _1
         else:
-            drop_packet(meta[i], _OVER_RX, drops)
+            drop(burst, state, packet, way)
     if octets:
         charge_meter(words, now, octets)
-    return passed
-
-
-@kernel
-def meter_tx(meta, order, count, words, now_ns, drops):
-    """Take out of `order[:count]` what exceeds the limit of the port the packets go to.
-
-    meta    META_DTYPE[n]              in
-    order   uint16[n]                  in/out, packets of the batch in the order they leave
-    words   uint64[METER_WORDS]        in/out, the port's row
-    now_ns  uint64                     a clock that does not go back
-    drops   uint64[DROP_REASON_COUNT]  in/out, packets, added to
-
-    A packet may leave by other ports too, so its verdict stays. Returns packets left in `order`.
-    """
-    now = np.uint64(now_ns) << _TIME_SHIFT
-    paid = paid_time(words, now)
-    octets = _0
-    kept = 0
-    for k in range(count):
-        if paid + duration(words, octets) < now:
-            octets += metered_bytes(meta[np.int64(order[k])])
-            order[kept] = order[k]
-            kept += 1
-    drops[_OVER_TX] += np.uint64(count - kept)
-    if octets:
-        charge_meter(words, now, octets)
-    return kept
+    return np.int64(kept)

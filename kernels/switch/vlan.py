@@ -8,7 +8,7 @@ Not:  translation from one VLAN ID to another; a second tag is carried, never lo
 
 import numpy as np
 
-from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.compile.jit import helper, kernel
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.layout import (
     FRAME_BYTES_MAX,
@@ -154,3 +154,21 @@ def retag(headers, meta, i, ports, out_port):
         put_be16(headers[i], l2 + _TCI_OFFSET, tci | vlan)
         rec["vlan_tci"] = tci | vlan
     return _DROP_NONE
+
+
+@kernel
+def retag_all(burst, state, port, count):
+    """Tag or untag the packets at hand as `port` wants them, and drop those that have no room for a tag.
+
+    burst  Burst  in/out headers, meta, packets; copies may share a row: retag() is called for each in turn
+    """
+    kept = np.uint64(0)
+    for k in range(np.uint64(count)):
+        packet = np.uint64(burst.packets[k])
+        reason = np.int64(retag(burst.headers, burst.meta, packet, burst.ports, port))
+        if reason != Drop.NONE:
+            burst.drops[reason] += _1
+            continue
+        burst.packets[kept] = packet
+        kept += _1
+    return np.int64(kept)

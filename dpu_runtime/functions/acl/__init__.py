@@ -15,8 +15,8 @@ FUNCTION = Function(
     counters={"hits": ("u8", (layout.HIT_SLOTS, 2))},
     drops=("acl_ingress", "acl_egress"),
     stages=(
-        Stage("acl_ingress", INGRESS, "dpu_runtime.kernels.acl.filter:judge_ingress"),
-        Stage("acl_egress", EGRESS, "dpu_runtime.kernels.acl.filter:judge_egress"),
+        Stage("acl_ingress", INGRESS, "dpu_runtime.kernels.acl.filter:judge"),
+        Stage("acl_egress", EGRESS, "dpu_runtime.kernels.acl.filter:judge"),
     ),
     active="dpu_runtime.functions.acl.book:active",
     book="dpu_runtime.functions.acl.book:RuleBook",

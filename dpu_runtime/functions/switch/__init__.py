@@ -2,7 +2,7 @@
 
 from dpu_runtime.function import EGRESS, FORWARD, INGRESS, Function, Stage, Tables
 from dpu_runtime.functions.switch.config import SwitchKeys, SwitchSettings
-from dpu_runtime.kernels.switch import mac_table
+from dpu_runtime.kernels.switch import drops, mac_table
 
 FUNCTION = Function(
     name="switch",
@@ -10,14 +10,12 @@ FUNCTION = Function(
     settings=SwitchSettings,
     port=SwitchKeys,
     tables=Tables(mac_table.SWITCH_LAYOUT),
-    counters={"counts": ("u8", (len(mac_table.SWITCH_COUNTERS),))},
-    drops=("mac_spoof", "vlan_denied", "hairpin", "no_egress", "mtu_exceeded", "link_local"),
+    counters={"switch": ("u8", (len(mac_table.SWITCH_COUNTERS),))},
+    drops=drops.NAMES,
     stages=(
-        Stage(
-            "switch_admit", INGRESS, "dpu_runtime.kernels.switch.admit:admit_burst", before=("acl_ingress",)
-        ),
+        Stage("switch_admit", INGRESS, "dpu_runtime.kernels.switch.admit:admit", before=("acl_ingress",)),
         Stage("switch", FORWARD, "dpu_runtime.kernels.switch.forward:forward"),
-        Stage("switch_tags", EGRESS, "dpu_runtime.kernels.switch.vlan:retag_burst", after=("acl_egress",)),
+        Stage("switch_tags", EGRESS, "dpu_runtime.kernels.switch.vlan:retag_all", after=("acl_egress",)),
     ),
     active="dpu_runtime.functions.switch.book:active",
     book="dpu_runtime.functions.switch.book:SwitchBook",

@@ -87,7 +87,8 @@ def test_what_a_host_does_not_tell_is_said_in_words(dpu, monkeypatch):
     import asyncio
 
     from dpu_runtime.observe import profile
-    from dpu_runtime.plane.shared import Control, SharedState
+    from dpu_runtime.plane.shared import SharedState
+    from dpu_runtime.plane.words import Control
 
     def refuse(_threads):
         raise OSError(1, "Operation not permitted")

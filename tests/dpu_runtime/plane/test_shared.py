@@ -9,7 +9,8 @@ from dpu_runtime.drivers.port import PortCounter
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.switch import mac_table
 from dpu_runtime.plane import shared as module
-from dpu_runtime.plane.shared import LAYOUT, OFFSETS, PAGE_BYTES, TOTAL_BYTES, Control, SharedState
+from dpu_runtime.plane.shared import LAYOUT, OFFSETS, PAGE_BYTES, TOTAL_BYTES, SharedState
+from dpu_runtime.plane.words import Control
 
 CACHE_LINE_BYTES = 64
 WORKERS = 3

@@ -13,11 +13,10 @@ from dpu_runtime.drivers.af_packet.transmit import packet_tx
 from dpu_runtime.drivers.af_xdp.layout import AF_XDP_LAYOUT
 from dpu_runtime.drivers.io import make_io
 from dpu_runtime.drivers.port import PORT_COUNTER_COUNT
-from dpu_runtime.drivers.tap.queue import ARENA_BYTES
 from dpu_runtime.drivers.vhost_user.layout import VHOST_LAYOUT
 from dpu_runtime.kernels.compile.jit import kernel
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
-from dpu_runtime.kernels.layout import BATCH_SIZE, META_DTYPE, ROW_BYTES, WORKERS_MAX
+from dpu_runtime.kernels.layout import ARENA_BYTES, BATCH_SIZE, META_DTYPE, ROW_BYTES, WORKERS_MAX
 from tests.kernels.pieces import FILL, payload_of
 
 PORTS = 6

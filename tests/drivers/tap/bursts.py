@@ -3,10 +3,10 @@
 import numpy as np
 
 from dpu_runtime.drivers.port import PORT_COUNTER_COUNT
-from dpu_runtime.drivers.tap.queue import ARENA_BYTES, tap_rx, tap_tx
+from dpu_runtime.drivers.tap.queue import tap_rx, tap_tx
 from dpu_runtime.kernels.compile.jit import kernel
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
-from dpu_runtime.kernels.layout import BATCH_SIZE, HEADROOM_BYTES, META_DTYPE, ROW_BYTES
+from dpu_runtime.kernels.layout import ARENA_BYTES, BATCH_SIZE, HEADROOM_BYTES, META_DTYPE, ROW_BYTES
 from dpu_runtime.kernels.octets.memory import address_of
 from tests.kernels.batches import FILL
 

@@ -1,0 +1,148 @@
+"""Programs: which stages run at a port and hook, as a worker calls them.
+
+In:   the names of the stages that are on.
+Out:  words of `programs`, plane/frame.py, switched at a burst boundary.
+Not:  which are on, and in which order; the control process says that.
+"""
+
+import importlib
+from collections import namedtuple
+
+import numpy as np
+
+from dpu_runtime.function import HOOKS
+from dpu_runtime.kernels.burst import WANTS
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE
+from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.drops import DROP_REASON_COUNT
+from dpu_runtime.kernels.stage import State, python_address
+from dpu_runtime.plane.frame import PROGRAM_WORDS, STAGE_AT, STAGE_WORDS, STAGES_MAX
+
+if not PYTHON_MODE:
+    from numba import typeof, types
+
+
+def load(path):
+    """What "module:name" names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _tuple_of(name, values):
+    """A namedtuple of `values`; by its name compiled code is found again in another process."""
+    return namedtuple(name, values)(**values) if values else ()
+
+
+def first_drops(functions):
+    """{function: number of its first drop reason}, behind the frame's own."""
+    numbers, number = {}, DROP_REASON_COUNT
+    for function in functions:
+        numbers[function.name] = number
+        number += len(function.drops)
+    assert number <= 256, "meta.drop_reason has 8 bits"
+    return numbers
+
+
+class Stages:
+    """The stages of all functions, as one worker has them: machine code and states.
+
+    shared     the shared memory   number  of the worker
+    burst      its Burst, lent     functions  those there are
+    """
+
+    def __init__(self, shared, number, burst, functions):
+        self._shared = shared
+        self._number = number
+        self._burst = burst
+        self._functions = {stage.name: function for function in functions for stage in function.stages}
+        self._stages = {stage.name: stage for function in functions for stage in function.stages}
+        self._first_drops = first_drops(functions)
+        self._states = {}  # (function name, hook or None) -> Lent
+        self._places = {}  # stage name -> words of a program
+
+    def place(self, name):
+        """Words of a program for a stage, the addresses of machine code, state and counters; and its WANTS_*.
+
+        Raises what the compiler does.
+        """
+        if name not in self._places:
+            stage, function = self._stages[name], self._functions[name]
+            state = self.state(name)
+            counters = self._shared.of(function.name).stages[self._number]
+            row = counters[function.stages.index(stage)]
+            wanted = sum(WANTS[word] for word in stage.reads)
+            self._places[name] = (self._entry(stage, state), state_address(state), row.ctypes.data), wanted
+        return self._places[name]
+
+    def _entry(self, stage, state):
+        return stage_address(load(stage.entry), self._burst, state)
+
+    def state(self, name):
+        """State of the stage `name`, lent."""
+        function, hook = self._functions[name], self._stages[name].hook
+        own = any(part and hook in part.each for part in (function.tables, function.private))
+        key = function.name, hook if own else None
+        if key not in self._states:
+            self._states[key] = Lent(self._make_state(function, hook))
+        return self._states[key]
+
+    def _make_state(self, function, hook):
+        arrays = self._shared.of(function.name)
+        tables, private = function.tables, function.private
+        prefix = f"{hook}_" if tables and hook in tables.each else ""
+        named = {name: getattr(arrays, prefix + name) for name in tables.layout} if tables else {}
+        counters = {name: getattr(arrays, name)[self._number] for name in function.counters}
+        return State(
+            tables=_tuple_of(f"Tables_{function.name}", named),
+            private=load(private.new)() if private else (),
+            counters=_tuple_of(f"Counters_{function.name}", counters),
+            drops=arrays.drops[self._number],
+            first_drop=self._first_drops[function.name],
+        )
+
+
+def stage_address(entry, burst, state):
+    """Address of the machine code of a stage for a burst and a state, both lent."""
+    if PYTHON_MODE:
+        return python_address(entry)
+    passed = (typeof(burst), typeof(state), types.int64, types.int64)
+    entry.compile(passed)
+    machine_code = entry.overloads[passed]
+    assert machine_code.signature.return_type == types.int64, f"{entry}: returns {machine_code.signature}"
+    return machine_code.library.get_pointer_to_function(machine_code.fndesc.llvm_func_name)
+
+
+def state_address(state):
+    """Address of a state, lent."""
+    return python_address(state) if PYTHON_MODE else state.address
+
+
+class Programs:
+    """The programs of one worker; `frame` is its Frame."""
+
+    def __init__(self, frame, stages):
+        self._frame = frame
+        self._stages = stages
+
+    def set(self, programs):
+        """Replace all programs: [{"hook": ..., "stages": [...], "ports": [...]}]; others are empty.
+
+        The worker takes them at its next burst. Raises with nothing changed.
+        """
+        rows = [(HOOKS.index(one["hook"]), one["ports"], self._row(one["stages"])) for one in programs]
+        version = int(self._frame.programs_version[0]) + 1
+        half = self._frame.programs[version & 1]
+        half[:] = 0
+        for hook, ports, row in rows:
+            half[ports, hook] = row
+        self._frame.programs_version[0] = version
+
+    def _row(self, names):
+        assert len(names) <= STAGES_MAX, names
+        row = np.zeros(PROGRAM_WORDS, np.uint64)
+        row[0] = len(names)
+        for k, name in enumerate(names):
+            words, wanted = self._stages.place(name)
+            row[1] |= np.uint64(wanted)
+            row[STAGE_AT + k * STAGE_WORDS : STAGE_AT + (k + 1) * STAGE_WORDS] = words
+        return row

@@ -1,0 +1,175 @@
+"""What a stage does with packets of a burst, and how it is called.
+
+A stage is a kernel `entry(burst, state, port, count) -> count`. It looks at the rows `burst.packets[:count]`:
+at ingress they came from `port`, at egress they leave by it. It returns how many are left, in their order.
+
+    burst  Burst, kernels/burst.py      state  State of its function and hook
+
+What is dropped leaves the list. At ingress and in `forward` it gets a verdict too; at egress it gets none,
+as another copy of the packet may pass.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from dpu_runtime.kernels.burst import EGRESS, SPARE_ROWS, Service, Word
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE, helper, primitive
+from dpu_runtime.kernels.layout import BATCH_SIZE, VERDICT_DROP, VIRTIO_NET_HDR_GSO_NONE
+from dpu_runtime.kernels.octets.memory import load_u64
+
+if not PYTHON_MODE:
+    from numba import types
+
+State = namedtuple(
+    "State",
+    [
+        "tables",  # the function's arrays in shared memory, a namedtuple
+        "private",  # this worker's own, what Function.private makes, or ()
+        "counters",  # this worker's rows of Function.counters, a namedtuple
+        "drops",  # uint64[n], this worker's, in the order of Function.drops
+        "first_drop",  # int, what meta.drop_reason says for the first of them
+    ],
+)
+
+_1 = np.uint64(1)
+NO_ROW = -1
+
+
+@helper
+def drop(burst, state, packet, reason):
+    """Drop `packet`, a row, for a reason of the function: a place in Function.drops."""
+    state.drops[reason] += _1
+    if burst.words[Word.HOOK] != EGRESS:
+        burst.meta[packet]["verdict"] = VERDICT_DROP
+        burst.meta[packet]["drop_reason"] = state.first_drop + reason
+
+
+@helper
+def spare_row(burst):
+    """A row that no packet uses, NO_ROW when all are in use."""
+    used = np.int64(burst.words[Word.SPARE])
+    if used >= SPARE_ROWS:
+        return np.int64(NO_ROW)
+    burst.words[Word.SPARE] = np.uint64(used + 1)
+    return np.int64(BATCH_SIZE + used)
+
+
+@helper
+def copy_row(burst, source, target):
+    """Copy the front of a packet into another row; its payload stays where it is, for both."""
+    burst.meta[target] = burst.meta[source]
+    burst.headers[target] = burst.headers[source]
+    burst.meta[target]["repeats"] = 0
+    burst.marks[target]["made"] = 0
+
+
+@helper
+def own_row(burst, place):
+    """A row of its own for `packets[place]`, before it is rewritten while other copies share its row.
+
+    Returns the row, which is in the list instead then, or NO_ROW when none is free.
+    """
+    packet = np.int64(burst.packets[place])
+    if burst.copies[packet] <= 1 or burst.words[Word.HOOK] != EGRESS:
+        return packet
+    row = spare_row(burst)
+    if row != NO_ROW:
+        copy_row(burst, packet, row)
+        burst.copies[packet] -= np.uint16(1)
+        burst.copies[row] = 1
+        burst.packets[place] = row
+    return row
+
+
+@helper
+def emit(burst, state, row, port, no_room):
+    """Have `row`, a spare one that the function filled, leave by `port`, through the program of its egress.
+
+    row      NO_ROW counts a packet that found no room, under the drop reason `no_room` of the function
+
+    Returns whether it will leave.
+    """
+    burst.services[Service.MADE] += _1
+    if row == NO_ROW:
+        state.drops[no_room] += _1
+        return False
+    made = np.int64(burst.words[Word.MADE])
+    burst.made_packet[made] = row
+    burst.made_port[made] = port
+    burst.marks[row]["made"] = 1
+    burst.words[Word.MADE] = np.uint64(made + 1)
+    return True
+
+
+@helper
+def emit_copy(burst, state, packet, port, octets, no_room):
+    """Have a copy of `packet` leave by `port`, its first `octets` only if that is not 0.
+
+    The copy shares the payload, so the packet is not merged and its frame not handed on. A copy that is cut
+    owes no checksum and is not segmented. Returns whether it will leave; else it is counted, emit().
+    """
+    row = spare_row(burst)
+    if row != NO_ROW:
+        copy_row(burst, packet, row)
+        burst.copies[packet] += np.uint16(1)
+        m = burst.meta[row]
+        m["vlan"] = 0  # tags stay as they are
+        if octets != 0 and octets < np.int64(m["frame_len"]):
+            cut(m, octets)
+    return emit(burst, state, row, port, no_room)
+
+
+@helper
+def cut(m, octets):
+    """Shorten the packet of meta `m` to its first `octets`, 14 or more."""
+    in_row = np.int64(m["header_end"]) - np.int64(m["l2_offset"])
+    m["frame_len"] = octets
+    if octets <= in_row:
+        m["header_end"] = np.int64(m["l2_offset"]) + octets
+        m["payload_len"] = 0
+        m["payload_iov"] = 0
+    elif m["payload_iov"] == 0:
+        m["payload_len"] = octets - in_row
+    else:  # of pieces the first one at most: their list is the packet's
+        first = np.uint64(m["payload_iov"])
+        behind = min(np.int64(load_u64(first + np.uint64(8))), octets - in_row)
+        m["frame_len"] = in_row + behind
+        m["payload_addr"] = load_u64(first)
+        m["payload_len"] = behind
+        m["payload_iov"] = 0
+    m["offload"] = 0
+    m["gso_type"] = VIRTIO_NET_HDR_GSO_NONE
+    m["gso_size"] = 0
+
+
+_python_stages = []  # with the compiler off an address is 1 + an index of this, the states' likewise
+
+
+def _py_call_stage(entry, burst, state, port, count):
+    stage = _python_stages[int(entry) - 1]
+    return np.int64(stage(burst, _python_stages[int(state) - 1], port, count))
+
+
+def python_address(value):
+    """What stands for the address of a stage or a state with the compiler off."""
+    _python_stages.append(value)
+    return len(_python_stages)
+
+
+@primitive(_py_call_stage)
+def call_stage(typingctx, entry, burst, state, port, count):
+    """Call a stage by addresses, uint64: of its machine code, and of its state. Returns packets left."""
+    passed = (burst, types.uint64, types.int64, types.int64)
+    returned = types.int64
+
+    def codegen(context, builder, signature, values):
+        function_type = context.call_conv.get_function_type(returned, passed)
+        function = builder.inttoptr(values[0], function_type.as_pointer())
+        # a state is a pointer there and a word here: the same register
+        status, value = context.call_conv.call_function(builder, function, returned, passed, values[1:])
+        with builder.if_then(status.is_error, likely=False):
+            context.call_conv.return_status_propagate(builder, status)
+        return value
+
+    return returned(types.uint64, *passed), codegen
