@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dpu_runtime.kernels.layout import BATCH_SIZE, PORTS_MAX, VLAN_WORDS
+from dpu_runtime.kernels.layout import PORTS_MAX, VLAN_WORDS
 
 MAC_SLOTS = 4  # entries a bucket
 MAC_BUCKET_WORDS = 2 * MAC_SLOTS
@@ -59,8 +59,6 @@ SWITCH_LAYOUT = {
     "settings": ("u8", (8,)),
 }
 AGEING_TICKS = 0  # word of `settings`
-
-SWITCH_OUT_MAX = PORTS_MAX + BATCH_SIZE  # entries of the switch's output list: the widest flood and a batch
 
 # counters: uint64[len(SWITCH_COUNTERS)], one array a worker
 SWITCH_COUNTERS = ("mac_learned", "mac_moves", "mac_table_full", "flooded", "copies")

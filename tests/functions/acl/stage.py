@@ -2,20 +2,18 @@
 
 import numpy as np
 
-from dpu_runtime.kernels.acl.filter import filter_egress, filter_ingress
+from dpu_runtime.kernels.acl.filter import DROP_EGRESS, DROP_INGRESS, judge
 from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP, HIT_SLOTS, new_acl
 from dpu_runtime.kernels.acl.table import AclRule, build_stage, inactive_slot, publish, write_stage
 from dpu_runtime.kernels.acl.verdict_cache import (
     new_verdict_cache,
 )
-from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
+from dpu_runtime.kernels.burst import EGRESS, WANTS_RULE
 from dpu_runtime.kernels.layout import (
-    BATCH_SIZE,
     META_DTYPE,
     PARSED_IPV4,
     PARSED_PORTS,
     PORT_NONE,
-    ROW_BYTES,
     VERDICT_DROP,
     VERDICT_PASS,
 )
@@ -24,9 +22,9 @@ from tests.functions.acl.rules import (
     TCP,
     first_match,
 )
+from tests.functions.stages import FIRST_DROP, burst_of, run, state_of
 
 DEFAULT_SLOT = 1
-HEADERS = np.full((BATCH_SIZE, ROW_BYTES), 0xA5, np.uint8)
 MAC_MASK = (1 << 48) - 1
 
 
@@ -36,7 +34,8 @@ class Stage:
     def __init__(self, rules=(), default=ACTION_ALLOW):
         self.acl, self.cache = new_acl(), new_verdict_cache()
         self.hits = np.zeros((HIT_SLOTS, 2), np.uint64)
-        self.drops = np.zeros(DROP_REASON_COUNT, np.uint64)
+        self.state = state_of(self.acl, 2, self.cache, hits=self.hits)
+        self.drops = self.state.drops
         self.set(list(rules), default)
 
     def set(self, rules, default=ACTION_ALLOW):
@@ -50,43 +49,49 @@ class Stage:
         return (rule.action, rule.hit_slot) if rule else (self.default, DEFAULT_SLOT)
 
     def ingress(self, meta):
-        """Run the kernel over `meta` and compare everything it may change."""
-        before, hits, dropped = meta.copy(), self.hits.copy(), int(self.drops[Drop.ACL_INGRESS])
-        passed = filter_ingress(HEADERS, meta, len(meta), self.acl, self.cache, self.hits, self.drops)
-        model = before.copy()
-        for m in model:
-            if m["verdict"] == VERDICT_PASS:
-                action, slot = self.expect(m)
-                hits[slot] += np.array([1, m["frame_len"]], np.uint64)
-                if action == ACTION_DROP:
-                    m["verdict"], m["drop_reason"] = VERDICT_DROP, Drop.ACL_INGRESS
-                    dropped += 1
+        """Run the kernel over `meta` and compare everything it may change; returns how many pass."""
+        model, hits, dropped = meta.copy(), self.hits.copy(), int(self.drops[DROP_INGRESS])
+        at_hand = np.flatnonzero(meta["verdict"] == VERDICT_PASS)
+        burst = burst_of(meta, packets=at_hand, wanted=WANTS_RULE)
+        left = run(judge, burst, self.state, count=len(at_hand))
+        for i in at_hand:
+            action, slot = self.expect(model[i])
+            hits[slot] += np.array([1, model[i]["frame_len"]], np.uint64)
+            assert burst.marks[i]["rule"] in (0, slot + 1)
+            assert burst.marks[i]["rule"] or not self.rules
+            if action == ACTION_DROP:
+                model[i]["verdict"], model[i]["drop_reason"] = VERDICT_DROP, FIRST_DROP + DROP_INGRESS
+                dropped += 1
+        meta[:] = burst.meta[: len(meta)]
         np.testing.assert_array_equal(meta, model)
         np.testing.assert_array_equal(self.hits, hits)
-        assert passed == np.count_nonzero(model["verdict"] == VERDICT_PASS)
-        assert int(self.drops[Drop.ACL_INGRESS]) == dropped == int(self.drops.sum())
-        return passed
+        assert left == np.flatnonzero(model["verdict"] == VERDICT_PASS).tolist()
+        assert int(self.drops[DROP_INGRESS]) == dropped == int(self.drops.sum())
+        return len(left)
 
     def egress(self, meta, copies):
-        """Run the kernel over (packet, port) copies; compare and return those kept."""
-        before, hits, dropped = meta.copy(), self.hits.copy(), int(self.drops[Drop.ACL_EGRESS])
-        out_packet = np.array([packet for packet, _ in copies], np.uint16)
-        out_port = np.array([port for _, port in copies], np.uint16)
-        kept = filter_egress(
-            meta, out_packet, out_port, len(copies), self.acl, self.cache, self.hits, self.drops
-        )
+        """Run the kernel over (packet, port) copies, port by port; compare and return those kept."""
+        kept = []
+        for port in dict.fromkeys(port for _, port in copies):
+            packets = [packet for packet, out in copies if out == port]
+            kept += [(packet, port) for packet in self._egress(meta, packets, port)]
+        return [copy for copy in copies if copy in kept]
+
+    def _egress(self, meta, packets, port):
+        hits, dropped = self.hits.copy(), int(self.drops[DROP_EGRESS])
+        burst = burst_of(meta, EGRESS, packets=packets)
+        left = run(judge, burst, self.state, port, len(packets))
         expected = []
-        for packet, port in copies:
+        for packet in packets:
             action, slot = self.expect(meta[packet], port)
             hits[slot] += np.array([1, meta[packet]["frame_len"]], np.uint64)
             if action == ACTION_ALLOW:
-                expected.append((packet, port))
-        result = [(int(p), int(o)) for p, o in zip(out_packet[:kept], out_port[:kept], strict=True)]
-        assert result == expected
-        np.testing.assert_array_equal(meta, before)
+                expected.append(packet)
+        assert left == expected
+        np.testing.assert_array_equal(burst.meta[: len(meta)], meta)
         np.testing.assert_array_equal(self.hits, hits)
-        assert int(self.drops[Drop.ACL_EGRESS]) == dropped + len(copies) - kept == int(self.drops.sum())
-        return result
+        assert int(self.drops[DROP_EGRESS]) == dropped + len(packets) - len(left) == int(self.drops.sum())
+        return left
 
 
 def packet(**fields):

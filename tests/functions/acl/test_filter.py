@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dpu_runtime.kernels.acl.filter import CACHE_RULES_MIN
+from dpu_runtime.kernels.acl.filter import CACHE_RULES_MIN, DROP_INGRESS
 from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP
 from dpu_runtime.kernels.acl.match import PAIRS_A_RUN
 from dpu_runtime.kernels.acl.table import AclRule, build_stage, inactive_slot, write_stage
@@ -171,7 +171,7 @@ def test_packets_already_decided_are_left_alone(count):
     meta["verdict"] = [VERDICT_DROP, VERDICT_PASS, VERDICT_MERGED, VERDICT_PASS]
     meta["drop_reason"][0] = Drop.RUNT
     assert stage.ingress(meta) == 0
-    assert int(stage.drops[Drop.ACL_INGRESS]) == 2
+    assert int(stage.drops[DROP_INGRESS]) == 2
     assert stage.ingress(meta[:0]) == 0
 
 

@@ -7,17 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpu_runtime.kernels.burst import EGRESS
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE
-from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
 from dpu_runtime.kernels.layout import (
     BATCH_SIZE,
     FRAME_BYTES_MAX,
     META_DTYPE,
     VERDICT_DROP,
-    VERDICT_PASS,
     VIRTIO_NET_HDR_GSO_TCPV4,
 )
-from dpu_runtime.kernels.meter.bucket import charge_meter, meter_rx, meter_tx
+from dpu_runtime.kernels.meter.bucket import charge_meter, limit
 from dpu_runtime.kernels.meter.table import (
     BURST_MAX,
     BURST_MIN,
@@ -32,7 +31,9 @@ from dpu_runtime.kernels.meter.table import (
     clear_meters,
     write_meter,
 )
+from tests.functions.stages import FIRST_DROP, burst_of, run, state_of
 
+PORT = 2
 NS = 1_000_000_000
 START_NS = 12_345 * NS  # of a clock that runs since boot
 EXAMPLES = 15 if PYTHON_MODE else 150
@@ -54,31 +55,44 @@ def batch(lengths, **fields):
     return meta
 
 
+def limited(burst, words, way):
+    """Run the kernel with `words` as the row of the port; returns (rows left, drop counters)."""
+    meters = np.zeros((PORT + 1, 2, METER_WORDS), np.uint64)
+    meters[PORT, way] = words
+    state = state_of({"meters": meters}, 2)
+    left = run(limit, burst, state, PORT)
+    words[:] = meters[PORT, way]
+    meters[PORT, way] = 0
+    assert not meters.any()
+    return left, state.drops.tolist()
+
+
 def received(words, lengths, now_ns, **fields):
-    """Which packets of a burst pass, by meter_rx."""
+    """Which packets of a burst pass, at ingress."""
     meta = batch(lengths, **fields)
     before = meta.copy()
-    drops = np.zeros(DROP_REASON_COUNT, np.uint64)
-    passed = meter_rx(meta, len(meta), words, np.uint64(now_ns), drops)
+    burst = burst_of(meta, now_ns=now_ns)
+    left, drops = limited(burst, words, RX)
+    meta = burst.meta[: len(meta)]
     dropped = meta["verdict"] == VERDICT_DROP
-    assert passed == len(meta) - np.count_nonzero(dropped)
-    assert (meta["drop_reason"] == np.where(dropped, Drop.METER_RX, 0)).all()
-    assert drops[Drop.METER_RX] == drops.sum() == len(meta) - passed
+    assert left == np.flatnonzero(~dropped).tolist()
+    assert (meta["drop_reason"] == np.where(dropped, FIRST_DROP + RX, 0)).all()
+    assert drops == [len(meta) - len(left), 0]
     for name in set(META_DTYPE.names) - {"verdict", "drop_reason"}:
         assert (meta[name] == before[name]).all(), name
     return (~dropped).tolist()
 
 
 def sent(words, lengths, now_ns, **fields):
-    """The same by meter_tx, over packets in another order."""
-    order = np.arange(len(lengths), dtype=np.uint16)[::-1].copy()
+    """The same at egress, over packets in another order."""
+    order = np.arange(len(lengths))[::-1]
     meta = batch(lengths[::-1], **fields)
     before = meta.copy()
-    drops = np.zeros(DROP_REASON_COUNT, np.uint64)
-    kept = meter_tx(meta, order, len(lengths), words, np.uint64(now_ns), drops)
-    assert (meta == before).all()
-    assert drops[Drop.METER_TX] == drops.sum() == len(lengths) - kept
-    places = [len(lengths) - 1 - int(i) for i in order[:kept]]
+    burst = burst_of(meta, EGRESS, packets=order, now_ns=now_ns)
+    left, drops = limited(burst, words, TX)
+    assert (burst.meta[: len(meta)] == before).all()
+    assert drops == [0, len(lengths) - len(left)]
+    places = [len(lengths) - 1 - i for i in left]
     assert places == sorted(places)
     return [k in places for k in range(len(lengths))]
 
@@ -185,16 +199,15 @@ def test_what_a_packet_counts(fields, octets):
     assert int(words[WORD_PAID]) == START_NS + octets * 1_000_000 << TIME_SHIFT
 
 
-def test_dropped_packets_count_nothing():
+def test_only_packets_at_hand_count():
     words = row(20 * MBIT, BURST_MIN)
-    meta = batch([60_000] * 3, verdict=VERDICT_DROP, drop_reason=Drop.RUNT)
-    drops = np.zeros(DROP_REASON_COUNT, np.uint64)
-    assert meter_rx(meta, 3, words, np.uint64(START_NS), drops) == 0
-    assert (meta["drop_reason"] == Drop.RUNT).all()
-    assert not drops.any()
-    assert words[WORD_PAID] == 0
+    burst = burst_of(batch([60_000] * 3), packets=[1], now_ns=START_NS, received=1)
+    assert limited(burst, words, RX) == ([1], [0, 0])
+    once = int(words[WORD_PAID])
+    assert received(row(20 * MBIT, BURST_MIN), [60_000], START_NS) == [True]
+    assert once == START_NS - BURST_MIN * 8 * NS // (20 * MBIT) + 60_000 * 8 * NS // (20 * MBIT) << TIME_SHIFT
     assert received(words, [], START_NS) == sent(words, [], START_NS) == []
-    assert (meta["verdict"] != VERDICT_PASS).all()
+    assert int(words[WORD_PAID]) == once
 
 
 def test_a_change_of_rate_keeps_what_was_used():

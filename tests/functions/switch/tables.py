@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from dpu_runtime.kernels.drops import DROP_REASON_COUNT
 from dpu_runtime.kernels.layout import PORT_DTYPE, PORT_UP, PORTS_MAX, VLAN_WORDS
-from dpu_runtime.kernels.switch import mac_table
+from dpu_runtime.kernels.switch import drops, mac_table
 from dpu_runtime.kernels.switch.mac_learning import (
     home_bucket,
     learn_mac,
@@ -23,6 +22,7 @@ from dpu_runtime.kernels.switch.mac_table import (
     SWITCH_COUNTERS,
     write_active_ports,
 )
+from tests.functions.stages import FIRST_DROP
 
 AGEING = 1200  # ticks
 BASE = 0x020000000000  # a locally administered unicast address
@@ -39,7 +39,7 @@ class Tables:
         write_active_ports(self.active_ports, range(count))
         self.mac = np.zeros(MAC_WORDS, np.uint64)
         self.counters = np.zeros(len(SWITCH_COUNTERS), np.uint64)
-        self.drops = np.zeros(DROP_REASON_COUNT, np.uint64)
+        self.drops = np.zeros(FIRST_DROP + len(drops.NAMES), np.uint64)  # the frame's, then the switch's
 
     def allow(self, port, *vlans):
         """Let the trunk `port` take `vlans`."""

@@ -1,12 +1,14 @@
 """Learning switch against a plain-Python one: dictionaries, ageing, VLANs, floods."""
 
+import enum
 import random
 
 import numpy as np
 import pytest
 
+from dpu_runtime.kernels.burst import FORWARD, INGRESS, OUT_MAX, Service, Word
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE
-from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
 from dpu_runtime.kernels.layout import (
     META_DTYPE,
     PARSED_MULTICAST,
@@ -14,22 +16,25 @@ from dpu_runtime.kernels.layout import (
     PORT_TRUNK,
     PORT_UP,
     PORTS_MAX,
-    ROW_BYTES,
     VERDICT_DROP,
     VERDICT_MERGED,
     VERDICT_PASS,
     VIRTIO_NET_HDR_GSO_TCPV4,
 )
-from dpu_runtime.kernels.switch.forward import admit, switch
+from dpu_runtime.kernels.switch import drops as reasons
+from dpu_runtime.kernels.switch.admit import admit
+from dpu_runtime.kernels.switch.forward import forward
 from dpu_runtime.kernels.switch.mac_table import (
+    AGEING_TICKS,
     COUNTER_COPIES,
     COUNTER_FLOODED,
     COUNTER_LEARNED,
     COUNTER_MOVES,
     COUNTER_TABLE_FULL,
-    SWITCH_OUT_MAX,
+    TICK_NS,
     write_active_ports,
 )
+from tests.functions.stages import FIRST_DROP, burst_of, run, state_of
 from tests.functions.switch.tables import Tables
 
 AGEING = 40  # ticks
@@ -37,41 +42,75 @@ BROADCAST = 0xFFFFFFFFFFFF
 HOST = 0x020000000000  # plus a number: a host's address
 
 
+class Why(enum.IntEnum):
+    """Why a packet goes nowhere: the frame's reason, and the switch's own in their order."""
+
+    NONE = 0
+    PORT_DOWN = Drop.PORT_DOWN
+    MAC_SPOOF = FIRST_DROP + reasons.MAC_SPOOF
+    VLAN_DENIED = FIRST_DROP + reasons.VLAN_DENIED
+    HAIRPIN = FIRST_DROP + reasons.HAIRPIN
+    NO_EGRESS = FIRST_DROP + reasons.NO_EGRESS
+    MTU_EXCEEDED = FIRST_DROP + reasons.MTU_EXCEEDED
+    LINK_LOCAL = FIRST_DROP + reasons.LINK_LOCAL
+
+
 class Switch(Tables):
     """The switch with its tables, and its output lists of `out_max` entries."""
 
-    def __init__(self, count, out_max=SWITCH_OUT_MAX):
+    def __init__(self, count, out_max=OUT_MAX):
         super().__init__(count)
-        self.out_packet = np.full(out_max, 0xA5A5, np.uint16)
-        self.out_port = np.full(out_max, 0xA5A5, np.uint16)
+        self.out_max = out_max
         self.calls = 0
 
-    def call(self, meta, start, now, ageing=AGEING):
-        headers = np.full((len(meta), ROW_BYTES), 0xA5, np.uint8)
-        self.calls += 1
-        tables = (self.ports, self.vlan_allowed, self.active_ports, self.mac)
-        lists = (self.out_packet, self.out_port, self.counters, self.drops)
-        following, n_out = switch(headers, meta, len(meta), start, *tables, now, ageing, *lists)
-        assert start < following <= len(meta) or not len(meta)
-        assert n_out <= len(self.out_packet)
-        return following, list(
-            zip(self.out_packet[:n_out].tolist(), self.out_port[:n_out].tolist(), strict=True)
+    def state(self, ageing=AGEING):
+        settings = np.zeros(8, np.uint64)
+        settings[AGEING_TICKS] = ageing
+        tables = {"mac": self.mac, "vlan_allowed": self.vlan_allowed, "settings": settings}
+        return state_of(tables, self.drops[FIRST_DROP:], switch=self.counters)
+
+    def forward(self, meta, rows, now=1000, ageing=AGEING):
+        """One call of the kernel over `rows`, of one port; returns (rows left, list of copies)."""
+        burst = burst_of(
+            meta, FORWARD, self.ports, self.active_ports, rows, coarse_ns=now * TICK_NS, received=len(rows)
         )
+        lists = {name: np.full(self.out_max, 0xA5A5, np.uint16) for name in ("out_packet", "out_port")}
+        burst = burst._replace(drops=self.drops[:DROP_REASON_COUNT], **lists)
+        self.calls += 1
+        copied = int(self.counters[COUNTER_COPIES])
+        in_port = int(meta[rows[0]]["in_port"]) if len(rows) else 0
+        left = run(forward, burst, self.state(ageing), in_port)
+        meta[:] = burst.meta[: len(meta)]
+        out = int(burst.words[Word.OUT])
+        assert out <= self.out_max
+        assert int(burst.services[Service.COPIES]) == int(self.counters[COUNTER_COPIES]) - copied
+        copies = zip(burst.out_packet[:out].tolist(), burst.out_port[:out].tolist(), strict=True)
+        return left, list(copies)
 
     def run(self, meta, now=1000):
-        """All of the batch, with as many calls as the lists make necessary."""
-        admit(meta, len(meta), self.ports, self.vlan_allowed, self.mac, self.drops)
-        listed, following = [], 0
-        while following < len(meta):
-            following, part = self.call(meta, following, now)
-            listed += part
+        """All of the batch, port by port in runs, with as many calls as the lists make necessary."""
+        listed, first = [], 0
+        while first < len(meta):
+            end = first
+            while end < len(meta) and meta[end]["in_port"] == meta[first]["in_port"]:
+                end += 1
+            rows = [i for i in range(first, end) if meta[i]["verdict"] == VERDICT_PASS]
+            burst = burst_of(meta, INGRESS, self.ports, packets=rows, received=len(rows))
+            burst = burst._replace(drops=self.drops[:DROP_REASON_COUNT])
+            rows = run(admit, burst, self.state(), int(meta[first]["in_port"]))
+            meta[:] = burst.meta[: len(meta)]
+            while rows:
+                left, part = self.forward(meta, rows, now)
+                assert len(left) < len(rows) and rows[len(rows) - len(left) :] == left
+                listed, rows = listed + part, left
+            first = end
         return listed
 
     def send(self, *packets, now=1000):
         """Run packets given as dictionaries of meta fields; returns (list, drop reasons)."""
         meta = batch_of(packets)
         listed = self.run(meta, now)
-        return listed, [Drop(int(r)) for r in meta["drop_reason"]]
+        return listed, [Why(int(r)) for r in meta["drop_reason"]]
 
 
 def batch_of(packets):
@@ -129,46 +168,46 @@ class Model:
     def denied(self, rec, number):
         port = self.port(number)
         if not self.member(number, rec["vlan"]):
-            return Drop.VLAN_DENIED
+            return Why.VLAN_DENIED
         if not port["flags"] & PORT_UP:
-            return Drop.PORT_DOWN
+            return Why.PORT_DOWN
         size = rec["frame_len"] - 14 - 4 * rec["tags"]
         if rec["gso_type"]:
             size = max(0, rec["l5_offset"] - rec["l3_offset"]) + rec["gso_size"]
-        return Drop.MTU_EXCEEDED if port["mtu"] and size > port["mtu"] else Drop.NONE
+        return Why.MTU_EXCEEDED if port["mtu"] and size > port["mtu"] else Why.NONE
 
     def forward(self, rec, now):
         """Ports that the packet goes to and why it is dropped, for a record as a dictionary."""
         port = self.port(rec["in_port"])
         if not port["flags"] & PORT_UP:
-            return [], Drop.PORT_DOWN
+            return [], Why.PORT_DOWN
         if port["flags"] & PORT_SPOOF_CHECK and port["mac"] != rec["src_mac"]:
-            return [], Drop.MAC_SPOOF
+            return [], Why.MAC_SPOOF
         vid = rec["vlan_tci"] & 0xFFF if rec["tags"] else 0
         rec["vlan"] = vid or port["vlan"]
         if not self.member(rec["in_port"], rec["vlan"]):
-            return [], Drop.VLAN_DENIED
+            return [], Why.VLAN_DENIED
         self.learn(rec["vlan"], rec["src_mac"], rec["in_port"], now)
         dst = rec["dst_mac"]
         if dst & ~0xF == 0x0180C2000000:
-            return [], Drop.LINK_LOCAL
+            return [], Why.LINK_LOCAL
         entry = self.table.get((rec["vlan"], dst))
         if entry and self.live(entry, now) and not dst >> 40 & 1:
             if entry[0] == rec["in_port"]:
-                return [], Drop.HAIRPIN
+                return [], Why.HAIRPIN
             reason = self.denied(rec, entry[0])
-            return ([], reason) if reason else ([entry[0]], Drop.NONE)
+            return ([], reason) if reason else ([entry[0]], Why.NONE)
         active = [int(p) for p in self.t.active_ports[1 : 1 + int(self.t.active_ports[0])]]
         reasons = {p: self.denied(rec, p) for p in active if p != rec["in_port"]}
         taken = [p for p in reasons if not reasons[p]]
         if taken:
             self.counters[COUNTER_FLOODED] += 1
             self.counters[COUNTER_COPIES] += len(taken) - 1
-            return taken, Drop.NONE
-        for reason in (Drop.MTU_EXCEEDED, Drop.PORT_DOWN, Drop.VLAN_DENIED):
+            return taken, Why.NONE
+        for reason in (Why.MTU_EXCEEDED, Why.PORT_DOWN, Why.VLAN_DENIED):
             if reason in reasons.values():
                 return [], reason
-        return [], Drop.NO_EGRESS
+        return [], Why.NO_EGRESS
 
 
 PORTS = 8
@@ -219,7 +258,7 @@ def _disturb(rng, tables):
 @pytest.mark.parametrize("seed", range(4 if PYTHON_MODE else 40))
 def test_against_the_model(seed):
     rng = random.Random(seed)
-    tables = Switch(PORTS, out_max=rng.choice((PORTS, PORTS + 3, SWITCH_OUT_MAX)))
+    tables = Switch(PORTS, out_max=rng.choice((PORTS, PORTS + 3, OUT_MAX)))
     _wire(tables)
     model = Model(tables)
     now, received, sent = 5, 0, 0
@@ -240,8 +279,8 @@ def test_against_the_model(seed):
                 continue
             assert rec["drop_reason"] == reason
             assert rec["verdict"] == (VERDICT_DROP if reason else VERDICT_PASS)
-            assert rec["vlan"] == before["vlan"] or reason == Drop.MAC_SPOOF
-        for reason in Drop:
+            assert rec["vlan"] == before["vlan"] or reason == Why.MAC_SPOOF
+        for reason in Why:
             counted = int(tables.drops[reason] - drops_before[reason])
             assert counted == (part.count(reason) if reason else 0), reason
         received += len(part)
@@ -255,9 +294,9 @@ def test_against_the_model(seed):
 
 def test_unknown_is_flooded_and_known_is_not():
     tables = Switch(4)
-    assert tables.send(packet(HOST, HOST + 1, 0)) == ([(0, 1), (0, 2), (0, 3)], [Drop.NONE])
-    assert tables.send(packet(HOST + 1, HOST, 1)) == ([(0, 0)], [Drop.NONE])
-    assert tables.send(packet(HOST, HOST + 1, 0)) == ([(0, 1)], [Drop.NONE])
+    assert tables.send(packet(HOST, HOST + 1, 0)) == ([(0, 1), (0, 2), (0, 3)], [Why.NONE])
+    assert tables.send(packet(HOST + 1, HOST, 1)) == ([(0, 0)], [Why.NONE])
+    assert tables.send(packet(HOST, HOST + 1, 0)) == ([(0, 1)], [Why.NONE])
     assert tables.counters[COUNTER_FLOODED] == 1
     assert tables.counters[COUNTER_COPIES] == 2
 
@@ -272,31 +311,31 @@ def test_a_packet_sees_what_the_one_before_taught():
 def test_reserved_addresses_are_not_forwarded(last):
     tables = Switch(2)
     listed, reasons = tables.send(packet(HOST, 0x0180C2000000 + last, 0))
-    assert (listed, reasons) == (([], [Drop.LINK_LOCAL]) if last < 16 else ([(0, 1)], [Drop.NONE]))
+    assert (listed, reasons) == (([], [Why.LINK_LOCAL]) if last < 16 else ([(0, 1)], [Why.NONE]))
     assert tables.counters[COUNTER_LEARNED] == 1
 
 
 def test_hairpin_and_nobody_there():
     tables = Switch(1)
-    assert tables.send(packet(HOST, BROADCAST, 0)) == ([], [Drop.NO_EGRESS])
-    assert tables.send(packet(HOST + 1, HOST, 0)) == ([], [Drop.HAIRPIN])
+    assert tables.send(packet(HOST, BROADCAST, 0)) == ([], [Why.NO_EGRESS])
+    assert tables.send(packet(HOST + 1, HOST, 0)) == ([], [Why.HAIRPIN])
     write_active_ports(tables.active_ports, [])
-    assert tables.send(packet(HOST, BROADCAST, 0)) == ([], [Drop.NO_EGRESS])
+    assert tables.send(packet(HOST, BROADCAST, 0)) == ([], [Why.NO_EGRESS])
 
 
 def test_a_spoofed_source_is_not_learned():
     tables = Switch(2)
     tables.ports["flags"][0] |= PORT_SPOOF_CHECK
     tables.ports["mac"][0] = HOST
-    assert tables.send(packet(HOST + 1, BROADCAST, 0)) == ([], [Drop.MAC_SPOOF])
+    assert tables.send(packet(HOST + 1, BROADCAST, 0)) == ([], [Why.MAC_SPOOF])
     assert not tables.mac.any()
-    assert tables.send(packet(HOST, BROADCAST, 0)) == ([(0, 1)], [Drop.NONE])
+    assert tables.send(packet(HOST, BROADCAST, 0)) == ([(0, 1)], [Why.NONE])
 
 
 def test_a_port_that_is_not_up_takes_nothing_and_learns_nothing():
     tables = Switch(2)
     tables.ports["flags"][0] = 0
-    assert tables.send(packet(HOST, BROADCAST, 0)) == ([], [Drop.PORT_DOWN])
+    assert tables.send(packet(HOST, BROADCAST, 0)) == ([], [Why.PORT_DOWN])
     assert not tables.mac.any()
 
 
@@ -306,10 +345,10 @@ def test_a_flood_is_dropped_under_the_reason_of_the_closest_port():
     tables.ports["flags"][2] = 0
     tables.ports["mtu"][3] = 40
     for count, reason in (
-        (1, Drop.NO_EGRESS),
-        (2, Drop.VLAN_DENIED),
-        (3, Drop.PORT_DOWN),
-        (4, Drop.MTU_EXCEEDED),
+        (1, Why.NO_EGRESS),
+        (2, Why.VLAN_DENIED),
+        (3, Why.PORT_DOWN),
+        (4, Why.MTU_EXCEEDED),
     ):
         write_active_ports(tables.active_ports, range(count))
         assert tables.send(packet(HOST, BROADCAST, 0)) == ([], [reason])
@@ -336,40 +375,41 @@ def test_mtu(fields, fits, known):
         tables.send(packet(HOST + 1, BROADCAST, 1))
     tables.ports["mtu"][1] = 1500
     listed, reasons = tables.send(packet(HOST, HOST + 1, 0, **fields))
-    assert (listed, reasons) == (([(0, 1)], [Drop.NONE]) if fits else ([], [Drop.MTU_EXCEEDED]))
+    assert (listed, reasons) == (([(0, 1)], [Why.NONE]) if fits else ([], [Why.MTU_EXCEEDED]))
 
 
 def test_a_full_list_stops_the_batch_and_the_next_call_goes_on():
     tables = Switch(5, out_max=6)
-    meta = batch_of([packet(HOST + n, BROADCAST, n) for n in range(3)] + [packet(HOST + 9, HOST, 4)] * 5)
-    following, listed = tables.call(meta, 0, 1000)
-    assert (following, listed) == (1, [(0, 1), (0, 2), (0, 3), (0, 4)])
-    assert tables.run(meta[1:].copy())[-5:] == [(n, 0) for n in range(2, 7)]
+    tables.send(*(packet(HOST + n, BROADCAST, n) for n in (1, 2, 3)))
+    meta = batch_of([packet(HOST, BROADCAST, 0)] * 2 + [packet(HOST, HOST + 1, 0)] * 5)
+    rows = list(range(len(meta)))
+    left, listed = tables.forward(meta, rows)
+    assert (left, listed) == (rows[1:], [(0, 1), (0, 2), (0, 3), (0, 4)])
+    left, listed = tables.forward(meta, left)
+    assert (left, listed) == (rows[4:], [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (3, 1)])
+    assert tables.forward(meta, left) == ([], [(n, 1) for n in rows[4:]])
     assert tables.counters[COUNTER_LEARNED] == 4, "a packet that waited is learned once"
     assert not tables.drops.any()
 
 
 def test_the_widest_flood_fits():
     tables = Switch(PORTS_MAX)
-    meta = batch_of([packet(HOST, BROADCAST, 7)])
-    following, listed = tables.call(meta, 0, 1000)
-    assert following == 1
+    left, listed = tables.forward(batch_of([packet(HOST, BROADCAST, 7)]), [0])
+    assert left == []
     assert listed == [(0, port) for port in range(PORTS_MAX) if port != 7]
 
 
 def test_a_list_of_ports_that_lies_stays_in_bounds():
     tables = Switch(3, out_max=4)
     tables.active_ports[0] = 0xFFFF
-    meta = batch_of([packet(HOST, BROADCAST, 1)] * 2)
-    assert tables.call(meta, 0, 1000)[0] == 1
+    assert tables.forward(batch_of([packet(HOST, BROADCAST, 1)] * 2), [0, 1])[0] == [1]
 
 
 def test_an_empty_batch():
-    tables = Switch(2)
-    assert tables.call(np.zeros(0, META_DTYPE), 0, 1000) == (0, [])
+    assert Switch(2).forward(np.zeros(0, META_DTYPE), []) == ([], [])
 
 
 def test_ageing_time_0_makes_a_hub():
     tables = Switch(3)
-    meta = batch_of([packet(HOST, HOST + 1, 0), packet(HOST + 1, HOST, 1)])
-    assert tables.call(meta, 0, 1000, ageing=0)[1] == [(0, 1), (0, 2), (1, 0), (1, 2)]
+    meta = batch_of([packet(HOST, HOST + 1, 0), packet(HOST + 1, HOST, 0)])
+    assert tables.forward(meta, [0, 1], ageing=0)[1] == [(0, 1), (0, 2), (1, 1), (1, 2)]
