@@ -53,9 +53,13 @@ class Private:
 
 @dataclass(frozen=True)
 class Task:
-    """Compiled work by the clock: "module:name" of a kernel `entry(burst, state, now_ns) -> None`.
+    """Compiled work by the clock: "module:name" of a kernel in the form of a stage, called between two
+    bursts.
 
-    every_ms  between two calls, on one worker; a call's work is bounded
+    It has the state that the function's stages have in common, `port` and `count` are 0, and its result
+    is not used. Every worker calls it; a call's work is bounded.
+
+    every_ms  between two calls
     """
 
     name: str
@@ -96,6 +100,7 @@ class Function:
     active    "module:name" of `active(items, settings) -> (stage, port) -> bool`; default: always on
     book      "module:name" of the class that turns configuration into rows, dpu_runtime/functions/book.py
     nouns     {section: Noun}
+    punted    "module:name" of a coroutine function that takes packets which stages punt, plane/punts.py
     explain   {stage: text} with fields of the item that decided
     """
 
@@ -114,4 +119,5 @@ class Function:
     active: str | Callable | None = None
     book: str | None = None
     nouns: dict[str, Noun] = field(default_factory=dict)
+    punted: str | None = None
     explain: dict[str, str] = field(default_factory=dict)

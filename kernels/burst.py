@@ -15,7 +15,14 @@ from collections import namedtuple
 
 import numpy as np
 
-from dpu_runtime.kernels.layout import BATCH_SIZE, META_DTYPE, PORTS_MAX, ROW_BYTES
+from dpu_runtime.kernels.layout import (
+    BATCH_SIZE,
+    FRAME_BYTES_MAX,
+    META_DTYPE,
+    PER_WORKER,
+    PORTS_MAX,
+    ROW_BYTES,
+)
 
 SPARE_ROWS = BATCH_SIZE
 ROWS = BATCH_SIZE + SPARE_ROWS
@@ -27,12 +34,15 @@ HOOK_COUNT = 3
 MARKS_DTYPE = np.dtype(
     [
         ("rule", "u4"),  # hit counter of the rule that decided, plus 1; 0: none did
-        ("made", "u4"),  # 1: a function made this packet
+        ("made", "u4"),  # MADE or RELEASED: it did not come with this burst
         ("room", "u4", (14,)),
     ],
     align=True,
 )
 assert MARKS_DTYPE.itemsize == 64
+
+MADE = 1  # a function made this packet
+RELEASED = 2  # a function kept it until now
 
 # bits of Word.WANTED: what stages of a program read, by the names of Stage.reads
 WANTS_RULE = 1
@@ -50,6 +60,8 @@ class Word(enum.IntEnum):
     COARSE_NS = 4  # CLOCK_MONOTONIC of this round, some milliseconds coarse
     NOW_NS = 5  # the same, exact, where a stage wants "clock"
     SPARE = 6  # spare rows in use
+    FREED = 12  # entries of pool.freed
+    GONE = 13  # entries of `gone`
     MADE = 7  # packets made and not sent yet
     TAKEN = 8  # packets of this burst that a function holds or handed to the control process
     WEIGHT = 9  # bursts that this one stands for in counts of cycles, 0: it is not timed
@@ -58,6 +70,26 @@ class Word(enum.IntEnum):
 
 
 WORDS = 16
+HOLD_MAX = 256  # packets that a worker can hold, for all functions
+HOLD_BYTES = (FRAME_BYTES_MAX + 64) // 64 * 64  # octets of a payload
+
+# A ring to the control process a worker, in shared memory. A slot: PUNT_DTYPE, then octets of the frame.
+PUNT_SLOTS = 512
+PUNT_BYTES = 2048
+PUNT_DTYPE = np.dtype(
+    [
+        ("frame_len", "u4"),  # octets of the frame
+        ("octets", "u4"),  # that are here
+        ("in_port", "u2"),
+        ("function", "u2"),  # State.number
+        ("tag", "u4"),  # what the function says of it
+    ]
+)
+PUNT_HEAD, PUNT_TAIL = 0, 8  # words of `punt_words`, a cache line each: slots written, and read
+PUNT_LAYOUT = {
+    "punt_words": ("u8", (PER_WORKER, 16)),
+    "punt_slots": ("u1", (PER_WORKER, PUNT_SLOTS, PUNT_BYTES)),
+}
 
 
 class Service(enum.IntEnum):
@@ -71,6 +103,18 @@ class Service(enum.IntEnum):
 
 SERVICE_WORDS = 8
 
+# Packets that functions hold, copied out of the memory they came in.
+Pool = namedtuple(
+    "Pool",
+    [
+        "headers",  # uint8[HOLD_MAX, ROW_BYTES]
+        "meta",  # META_DTYPE[HOLD_MAX]
+        "payloads",  # uint8[HOLD_MAX, HOLD_BYTES], touched when it is used first
+        "free",  # uint16[1 + HOLD_MAX], how many places are free, then which
+        "freed",  # uint16[HOLD_MAX], places whose packet is on its way out
+    ],
+)
+
 Burst = namedtuple(
     "Burst",
     [
@@ -81,16 +125,31 @@ Burst = namedtuple(
         "packets",  # uint16[ROWS], rows of the packets at hand
         "out_packet",  # uint16[OUT_MAX], what `forward` decided: row
         "out_port",  # uint16[OUT_MAX], and egress port
+        "gone",  # uint16[ROWS], rows that stages of this program dropped, where one wants "rule"
         "copies",  # uint16[ROWS], egress ports that a packet goes to
         "made_packet",  # uint16[SPARE_ROWS], packets made: row
         "made_port",  # uint16[SPARE_ROWS], and the port they leave by
         "words",  # uint64[WORDS]
+        "pool",  # Pool
+        "punt_words",  # uint64[16], shared: this worker's ring
+        "punt_slots",  # uint8[PUNT_SLOTS, PUNT_BYTES]
         "ports",  # PORT_DTYPE[PORTS_MAX], shared, read only
         "active_ports",  # uint16[1 + PORTS_MAX], shared: how many are up, then which
         "services",  # uint64[SERVICE_WORDS], shared: this worker's
         "drops",  # uint64[DROP_REASON_COUNT], shared: this worker's, of the frame
     ],
 )
+
+
+def make_pool():
+    """Allocate a worker's pool; memory of payloads is taken when they come."""
+    return Pool(
+        headers=np.zeros((HOLD_MAX, ROW_BYTES), np.uint8),
+        meta=np.zeros(HOLD_MAX, META_DTYPE),
+        payloads=np.zeros((HOLD_MAX, HOLD_BYTES), np.uint8),
+        free=np.array([HOLD_MAX, *range(HOLD_MAX)], np.uint16),
+        freed=np.zeros(HOLD_MAX, np.uint16),
+    )
 
 
 def make_burst(number, shared):
@@ -103,10 +162,14 @@ def make_burst(number, shared):
         packets=np.zeros(ROWS, np.uint16),
         out_packet=np.zeros(OUT_MAX, np.uint16),
         out_port=np.zeros(OUT_MAX, np.uint16),
+        gone=np.zeros(ROWS, np.uint16),
         copies=np.zeros(ROWS, np.uint16),
         made_packet=np.zeros(SPARE_ROWS, np.uint16),
         made_port=np.zeros(SPARE_ROWS, np.uint16),
         words=np.zeros(WORDS, np.uint64),
+        pool=make_pool(),
+        punt_words=shared.punt_words[number],
+        punt_slots=shared.punt_slots[number],
         ports=shared.ports,
         active_ports=shared.active_ports,
         services=shared.services[number],

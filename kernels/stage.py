@@ -13,9 +13,10 @@ from collections import namedtuple
 
 import numpy as np
 
-from dpu_runtime.kernels.burst import EGRESS, SPARE_ROWS, Service, Word
+from dpu_runtime.kernels.burst import EGRESS, MADE, SPARE_ROWS, WANTS_RULE, Service, Word
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE, helper, primitive
-from dpu_runtime.kernels.layout import BATCH_SIZE, VERDICT_DROP, VIRTIO_NET_HDR_GSO_NONE
+from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import BATCH_SIZE, PORT_UP, VERDICT_DROP, VIRTIO_NET_HDR_GSO_NONE
 from dpu_runtime.kernels.octets.memory import load_u64
 
 if not PYTHON_MODE:
@@ -29,10 +30,14 @@ State = namedtuple(
         "counters",  # this worker's rows of Function.counters, a namedtuple
         "drops",  # uint64[n], this worker's, in the order of Function.drops
         "first_drop",  # int, what meta.drop_reason says for the first of them
+        "number",  # int, of the function, for punt
     ],
 )
 
+_0 = np.uint64(0)
 _1 = np.uint64(1)
+_WANTS_RULE = np.uint64(WANTS_RULE)
+_PORT_UP = np.uint32(PORT_UP)
 NO_ROW = -1
 
 
@@ -43,6 +48,9 @@ def drop(burst, state, packet, reason):
     if burst.words[Word.HOOK] != EGRESS:
         burst.meta[packet]["verdict"] = VERDICT_DROP
         burst.meta[packet]["drop_reason"] = state.first_drop + reason
+    if burst.words[Word.WANTED] & _WANTS_RULE != _0:
+        burst.gone[burst.words[Word.GONE]] = packet
+        burst.words[Word.GONE] += _1
 
 
 @helper
@@ -94,12 +102,24 @@ def emit(burst, state, row, port, no_room):
     if row == NO_ROW:
         state.drops[no_room] += _1
         return False
+    if not np.uint32(burst.ports[port]["flags"]) & _PORT_UP:
+        burst.drops[Drop.PORT_DOWN] += _1
+        return False
+    send_later(burst, row, port, MADE)
+    return True
+
+
+@helper
+def send_later(burst, row, port, why):
+    """Put `row`, a spare one, on the list of packets that leave behind the burst.
+
+    `why` is MADE or RELEASED.
+    """
     made = np.int64(burst.words[Word.MADE])
     burst.made_packet[made] = row
     burst.made_port[made] = port
-    burst.marks[row]["made"] = 1
+    burst.marks[row]["made"] = why
     burst.words[Word.MADE] = np.uint64(made + 1)
-    return True
 
 
 @helper

@@ -79,7 +79,7 @@ class DataPlane:
     def do_set_programs(self, message, _fds):
         """Run these stages at each port and hook, in this order; every worker does when this is answered."""
         for worker in self.workers:
-            worker.programs.set(message["programs"])
+            worker.programs.set(message["programs"], message.get("tasks", ()))
         self._pass_epoch()
         return {"ok": True}, ()
 

@@ -8,19 +8,22 @@ import numpy as np
 
 from dpu_runtime.drivers.linux.libc import CLOCK_MONOTONIC, clock_gettime
 from dpu_runtime.drivers.port import PortCounter
-from dpu_runtime.kernels.burst import EGRESS, WANTS_CLOCK, Word
+from dpu_runtime.kernels.burst import EGRESS, WANTS_CLOCK, WANTS_RULE, Word
 from dpu_runtime.kernels.compile.jit import glue, helper
+from dpu_runtime.kernels.hold import free_places
 from dpu_runtime.kernels.layout import BATCH_SIZE
-from dpu_runtime.kernels.octets.memory import address_of
+from dpu_runtime.kernels.octets.memory import address_of, load_acquire
 from dpu_runtime.kernels.stage import call_stage
 from dpu_runtime.plane.account import charge_stage
-from dpu_runtime.plane.frame import BACK, BACK_STATE, COUNTERS, ENTRY, STAGE_AT, STAGE_WORDS, STATE
+from dpu_runtime.plane.frame import BACK, BACK_STATE, COUNTERS, ENTRY, EVERY_NS, STAGE_AT, STAGE_WORDS, STATE
 from dpu_runtime.plane.watch import note_burst
 
 NS_PER_SECOND = 1_000_000_000
 
 _0 = np.uint64(0)
+_NS_PER_MS = np.uint64(1_000_000)
 _WANTS_CLOCK = np.uint64(WANTS_CLOCK)
+_WANTS_RULE = np.uint64(WANTS_RULE)
 
 
 @helper
@@ -33,6 +36,10 @@ def run_program(burst, frame, hook, port, count):
     if program[1] & _WANTS_CLOCK != _0:
         clock_gettime(np.int32(CLOCK_MONOTONIC), address_of(frame.clock))
         burst.words[Word.NOW_NS] = frame.clock[0] * np.uint64(NS_PER_SECOND) + frame.clock[1]
+    if program[1] & _WANTS_RULE != _0:
+        burst.words[Word.GONE] = _0
+        for k in range(count):
+            burst.marks[np.int64(burst.packets[k])]["rule"] = 0
     at = np.int64(STAGE_AT)
     for _ in range(stages):
         seen = count
@@ -127,6 +134,12 @@ def egress(w, burst, frame, out, bare):
         _send_port(w, burst, frame, port, taken, bare)
 
 
+@helper
+def has_made(burst):
+    """Whether send_made() has something to do."""
+    return burst.words[Word.MADE] | burst.words[Word.FREED] != _0
+
+
 @glue
 def send_made(w, burst, frame):
     """Send the packets that functions made, by the programs of their ports; those made meanwhile too.
@@ -143,6 +156,36 @@ def send_made(w, burst, frame):
         done = end
     burst.words[Word.MADE] = _0
     burst.words[Word.SPARE] = _0
+    free_places(burst)
+
+
+@glue
+def run_tasks(w, burst, frame):
+    """Run the tasks that are due, between two bursts; what they make or release is sent."""
+    now = burst.words[Word.COARSE_NS]
+    half = load_acquire(frame.programs_version, 0) & np.uint64(1)
+    burst.words[Word.HALF] = half
+    burst.words[Word.WEIGHT] = _0
+    for k in range(np.int64(frame.tasks_due[0])):
+        task = frame.tasks[np.int64(half), k]
+        if task[ENTRY] == _0 or now < frame.tasks_due[1 + k]:
+            continue
+        frame.tasks_due[1 + k] = now + task[EVERY_NS]
+        burst.words[Word.NOW_NS] = now
+        call_stage(task[ENTRY], burst, task[STATE], np.int64(0), np.int64(0))
+        if has_made(burst):
+            send_made(w, burst, frame)
+
+
+@helper
+def task_wait_ms(burst, frame, most):
+    """How long the worker may sleep: until the next task, `most` milliseconds at most."""
+    now = burst.words[Word.COARSE_NS]
+    wait = np.uint64(most) * _NS_PER_MS
+    for k in range(np.int64(frame.tasks_due[0])):
+        due = frame.tasks_due[1 + k]
+        wait = min(wait, due - now if due > now else _0)
+    return np.int64((wait + _NS_PER_MS - np.uint64(1)) // _NS_PER_MS)
 
 
 assert BATCH_SIZE <= 0xFFFF, "packets holds 16-bit row numbers"

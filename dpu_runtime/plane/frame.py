@@ -19,6 +19,10 @@ ENTRY, STATE, COUNTERS = range(STAGE_WORDS)  # addresses: machine code, State, u
 PROGRAM_WORDS = 64
 assert STAGE_AT + STAGES_MAX * STAGE_WORDS <= PROGRAM_WORDS
 
+TASKS_MAX = 32
+TASK_WORDS = 4  # of a task: ENTRY, STATE, and then
+EVERY_NS = 2
+
 FRONT, FRONT_STATE, BACK, BACK_STATE = range(4)  # words of `entries`
 
 Frame = namedtuple(
@@ -27,6 +31,8 @@ Frame = namedtuple(
         "entries",  # uint64[4], addresses of what is fused: kernels of front.py and back.py, and of this
         "programs",  # uint64[2, PORTS_MAX, HOOK_COUNT, PROGRAM_WORDS], two halves
         "programs_version",  # uint64[1], its lowest bit names the half in force
+        "tasks",  # uint64[2, TASKS_MAX, TASK_WORDS], two halves as `programs`
+        "tasks_due",  # uint64[1 + TASKS_MAX], how many there are, then when each is due, coarse ns
         "clock",  # uint64[2], timespec
         "io",  # drivers/io.py, what it lends the drivers
         # shared memory, this worker's
@@ -55,6 +61,8 @@ def make_frame(number, shared, io):
         entries=np.zeros(4, np.uint64),
         programs=np.zeros((2, PORTS_MAX, HOOK_COUNT, PROGRAM_WORDS), np.uint64),
         programs_version=np.zeros(1, np.uint64),
+        tasks=np.zeros((2, TASKS_MAX, TASK_WORDS), np.uint64),
+        tasks_due=np.zeros(1 + TASKS_MAX, np.uint64),
         clock=np.zeros(2, np.uint64),
         io=io,
         port_counters=shared.port_counters[number],

@@ -16,7 +16,7 @@ from dpu_runtime.kernels.compile.jit import PYTHON_MODE
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT
 from dpu_runtime.kernels.stage import State, python_address
-from dpu_runtime.plane.frame import PROGRAM_WORDS, STAGE_AT, STAGE_WORDS, STAGES_MAX
+from dpu_runtime.plane.frame import PROGRAM_WORDS, STAGE_AT, STAGE_WORDS, STAGES_MAX, TASKS_MAX
 
 if not PYTHON_MODE:
     from numba import typeof, types
@@ -43,6 +43,9 @@ def first_drops(functions):
     return numbers
 
 
+NS_PER_MS = 1_000_000
+
+
 class Stages:
     """The stages of all functions, as one worker has them: machine code and states.
 
@@ -56,7 +59,9 @@ class Stages:
         self._burst = burst
         self._functions = {stage.name: function for function in functions for stage in function.stages}
         self._stages = {stage.name: stage for function in functions for stage in function.stages}
+        self._tasks = {task.name: (function, task) for function in functions for task in function.tasks}
         self._first_drops = first_drops(functions)
+        self._numbers = {function.name: number for number, function in enumerate(functions)}
         self._states = {}  # (function name, hook or None) -> Lent
         self._places = {}  # stage name -> words of a program
 
@@ -77,9 +82,21 @@ class Stages:
     def _entry(self, stage, state):
         return stage_address(load(stage.entry), self._burst, state)
 
+    def task(self, name):
+        """Words of `tasks` for the task `name`."""
+        function, task = self._tasks[name]
+        state = self._state(function, None)
+        return (
+            stage_address(load(task.entry), self._burst, state),
+            state_address(state),
+            task.every_ms * 1_000_000,
+        )
+
     def state(self, name):
         """State of the stage `name`, lent."""
-        function, hook = self._functions[name], self._stages[name].hook
+        return self._state(self._functions[name], self._stages[name].hook)
+
+    def _state(self, function, hook):
         own = any(part and hook in part.each for part in (function.tables, function.private))
         key = function.name, hook if own else None
         if key not in self._states:
@@ -98,6 +115,7 @@ class Stages:
             counters=_tuple_of(f"Counters_{function.name}", counters),
             drops=arrays.drops[self._number],
             first_drop=self._first_drops[function.name],
+            number=self._numbers[function.name],
         )
 
 
@@ -124,17 +142,26 @@ class Programs:
         self._frame = frame
         self._stages = stages
 
-    def set(self, programs):
+    def set(self, programs, tasks=()):
         """Replace all programs: [{"hook": ..., "stages": [...], "ports": [...]}]; others are empty.
 
+        tasks  names of those that run
         The worker takes them at its next burst. Raises with nothing changed.
         """
+        assert len(tasks) <= TASKS_MAX, tasks
+        words = [self._stages.task(name) for name in tasks]
         rows = [(HOOKS.index(one["hook"]), one["ports"], self._row(one["stages"])) for one in programs]
         version = int(self._frame.programs_version[0]) + 1
         half = self._frame.programs[version & 1]
         half[:] = 0
         for hook, ports, row in rows:
             half[ports, hook] = row
+        half = self._frame.tasks[version & 1]
+        half[:] = 0
+        for k, task in enumerate(words):
+            half[k, : len(task)] = task
+        self._frame.tasks_due[1 : 1 + TASKS_MAX] = 0
+        self._frame.tasks_due[0] = len(tasks)
         self._frame.programs_version[0] = version
 
     def _row(self, names):

@@ -19,7 +19,7 @@ from dpu_runtime.drivers.af_packet.layout import AF_PACKET_LAYOUT
 from dpu_runtime.drivers.af_xdp.layout import AF_XDP_LAYOUT
 from dpu_runtime.drivers.port import PORT_COUNTER_COUNT, PortCounter
 from dpu_runtime.drivers.vhost_user.layout import VHOST_LAYOUT
-from dpu_runtime.kernels.burst import SERVICE_WORDS, Service
+from dpu_runtime.kernels.burst import PUNT_LAYOUT, SERVICE_WORDS, Service
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
 from dpu_runtime.kernels.layout import PER_WORKER, PORT_DTYPE, PORTS_MAX, WORKERS_MAX
 from dpu_runtime.plane.words import Control
@@ -60,6 +60,7 @@ LAYOUT = {
     "drops": ("u8", (WORKERS_MAX, DROP_REASON_COUNT)),
     "kernel_counters": ("u8", (WORKERS_MAX, FRAME_STAGES_MAX, 2)),  # packets, cycles
     "services": ("u8", (WORKERS_MAX, SERVICE_WORDS)),
+    **{name: (dtype, (WORKERS_MAX, *shape[1:])) for name, (dtype, shape) in PUNT_LAYOUT.items()},
     **VHOST_LAYOUT,
     **AF_PACKET_LAYOUT,
     **AF_XDP_LAYOUT,

@@ -36,7 +36,15 @@ from dpu_runtime.kernels.octets.memory import address_of, cycles, load_acquire, 
 from dpu_runtime.kernels.stage import call_stage
 from dpu_runtime.kernels.verdict import drop_packet
 from dpu_runtime.plane.account import begin_burst, charge
-from dpu_runtime.plane.egress import NS_PER_SECOND, egress, run_program, send_made
+from dpu_runtime.plane.egress import (
+    NS_PER_SECOND,
+    egress,
+    has_made,
+    run_program,
+    run_tasks,
+    send_made,
+    task_wait_ms,
+)
 from dpu_runtime.plane.frame import FRONT, FRONT_STATE
 from dpu_runtime.plane.watch import note_burst, note_look, unasked_port
 from dpu_runtime.plane.words import Control, FrameStage, WorkerWord
@@ -200,12 +208,12 @@ def pipeline(w, burst, port, count):
         egress(w, burst, frame, _to_port(burst, left, straight), True)
     else:
         left = run_program(burst, frame, INGRESS, port, left)
-        if burst.words[Word.MADE] != np.uint64(0):
+        if has_made(burst):
             _keep_rest(burst, frame, left)
             send_made(w, burst, frame)
             _take_rest(burst, frame, left)
         _forward(w, burst, frame, port, left)
-        if burst.words[Word.MADE] != np.uint64(0):
+        if has_made(burst):
             send_made(w, burst, frame)
     _count_rx_drops(burst, frame, port)
 
@@ -298,6 +306,8 @@ def run_worker(w, burst):
         if (n_active == 0 and packets == 0) or rounds % np.uint64(EPOLL_PERIOD) == np.uint64(0):
             n_active = _poll(w, n_active, 0)
         packets, n_active = _round(w, burst, _mark_polled(w, n_active))
+        if w.frame.tasks_due[0] != np.uint64(0):
+            run_tasks(w, burst, w.frame)
         if packets > 0:
             idle_since = cycles()
             continue
@@ -307,7 +317,7 @@ def run_worker(w, burst):
         if quiet and cycles() - idle_since >= _spin_cycles(control):
             if not _ask_kicks(w):
                 state[WorkerWord.SLEEPS] += np.uint64(1)
-                n_active = _poll(w, n_active, SLEEP_MS)
+                n_active = _poll(w, n_active, task_wait_ms(burst, w.frame, SLEEP_MS))
             idle_since = cycles()
         elif quiet:
             sched_yield()  # whom the last packet woke may be waiting for this CPU
