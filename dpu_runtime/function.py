@@ -53,11 +53,10 @@ class Private:
 
 @dataclass(frozen=True)
 class Task:
-    """Compiled work by the clock: "module:name" of a kernel in the form of a stage, called between two
-    bursts.
+    """Compiled work by the clock: "module:name" of a kernel in the form of a stage.
 
-    It has the state that the function's stages have in common, `port` and `count` are 0, and its result
-    is not used. Every worker calls it; a call's work is bounded.
+    It is called between two bursts, with the state that the function's stages have in common; `port` and
+    `count` are 0, its result is not used. Every worker calls it; a call's work is bounded.
 
     every_ms  between two calls
     """

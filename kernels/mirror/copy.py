@@ -41,7 +41,10 @@ def copy_port(burst, state, port, count):
 
 @kernel
 def copy_rule(burst, state, port, count):
-    """Copy the packets on which a mirrored rule decided, those that it dropped too; arguments as copy_port's."""
+    """Copy the packets on which a mirrored rule decided, those that it dropped too.
+
+    The arguments are copy_port's, but for the marks of the packets, which are read.
+    """
     half = load_acquire(state.tables.version, 0) & _1
     for k in range(count):
         _copy_marked(burst, state, half, np.int64(burst.packets[k]))

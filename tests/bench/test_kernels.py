@@ -33,7 +33,7 @@ def test_what_is_measured_passes_and_does_its_work():
     balance = bench.device.shared.balance(1)
     assert balance["dropped"] == 0 and balance["copies"] == 0
     assert balance["transmitted"] == balance["received"] == done
-    assert bench.device.shared.rule_hits[0, :, 0].sum() > 0
+    assert bench.device.shared.of("acl").hits[0, :, 0].sum() > 0
 
     segments, _ = kernels.Bench().run("segment_loop", packets.large_pool(1448), 2)
     assert segments == 2 * -(-64_000 // 1448)

@@ -18,8 +18,6 @@ from bench.peers.memory import loops
 from bench.peers.memory.compared import Compared, Rate, rows_of
 from bench.peers.memory.library import library, made, pointer
 from dpu_runtime.kernels.acl.layout import HIT_SLOTS
-from dpu_runtime.kernels.acl.verdict_cache import new_verdict_cache
-from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.layout import BATCH_SIZE, HEADROOM_BYTES, ROW_BYTES
 from dpu_runtime.kernels.switch.mac_table import MAC_ENTRIES
 
@@ -39,15 +37,15 @@ def _mac(lib, entries, stack, ms):
     keys = np.array([address << 16 | 1 for address in addresses], np.uint64)
     ports = np.arange(entries, dtype=np.uint64) % np.uint64(LEARNED_ON)
     shared = InMemory().shared
-    counters = np.zeros_like(shared.switch_counters[0])
-    loops.learn_all(shared.mac, keys, ports, shared.ports, NOW, AGEING, counters)
+    mac, counters = shared.of("switch").mac, np.zeros_like(shared.of("switch").switch[0])
+    loops.learn_all(mac, keys, ports, shared.ports, NOW, AGEING, counters)
     table = stack.enter_context(made("table_new", "table_free", pointer(keys), pointer(ports), entries))
     asked = np.array(rng.choices(keys.tolist(), k=LOOKUPS), np.uint64)
     at = pointer(asked)
     known, few = dict(zip(keys.tolist(), ports.tolist(), strict=True)), asked[:1000].tolist()
 
     def ours(rounds):
-        return loops.lookup_loop(shared.mac, asked, shared.ports, NOW, AGEING, rounds)
+        return loops.lookup_loop(mac, asked, shared.ports, NOW, AGEING, rounds)
 
     def by_dict(rounds):
         for _ in range(rounds):
@@ -122,16 +120,17 @@ def first_match(rules, record):
 def _acl(count, label, stack, ms):
     ffi, lib = library()
     rules, flows = packets.rule_set(count), flows_of(FLOWS[label])
-    device, cache = InMemory(), Lent(new_verdict_cache())
+    device = InMemory()
     device.set_rules("ingress", rules)
-    acl, drops = Lent(device.tables.acl_ingress), device.shared.drops[0]
+    state, hits = device.stages.state("acl_ingress"), device.shared.of("acl").hits[0]
     headers, meta = rows_of(packets.make_pool(acl_frames()))
-    loops.decode_and_parse(headers, meta, drops)
-    rows, hits, scratch = headers.copy(), np.zeros((HIT_SLOTS, 2), np.uint64), np.zeros(HIT_SLOTS, np.uint64)
+    loops.decode_and_parse(headers, meta, device.shared.drops[0])
+    device.burst.meta[: len(meta)] = meta
+    rows, scratch = headers.copy(), np.zeros(HIT_SLOTS, np.uint64)
     theirs = stack.enter_context(made("acl_new", "acl_free", _theirs(ffi, rules), count))
 
     def ours(rounds):
-        return loops.acl_loop(headers, meta, flows, acl, cache, hits, drops, rounds)
+        return loops.acl_loop(device.burst, state, flows, rounds)
 
     def by_dpdk(rounds):
         args = pointer(rows), ROW_BYTES, IP_AT, pointer(flows), len(flows), rounds, pointer(scratch)
@@ -156,7 +155,7 @@ def _acl(count, label, stack, ms):
         for record in burst:
             expected[first_match(rules, record)] += 1
         hits[:] = 0
-        loops.acl_loop(headers, meta, flows[:BATCH_SIZE], acl, cache, hits, drops, 1)
+        loops.acl_loop(device.burst, state, flows[:BATCH_SIZE], 1)
         assert (hits[:, 0] == expected).all()
 
     million = len(flows) / 1e6

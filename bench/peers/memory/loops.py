@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from dpu_runtime.kernels.acl.filter import filter_ingress
+from dpu_runtime.kernels.acl.filter import judge
+from dpu_runtime.kernels.burst import Word
 from dpu_runtime.kernels.checksum.crc32c import crc32c
-from dpu_runtime.kernels.compile.jit import kernel
+from dpu_runtime.kernels.compile.jit import helper, kernel
 from dpu_runtime.kernels.layout import BATCH_SIZE, ROW_BYTES
-from dpu_runtime.kernels.meter.bucket import meter_rx
+from dpu_runtime.kernels.meter.bucket import limit
 from dpu_runtime.kernels.octets.memory import address_of, copy_memory, cycles
 from dpu_runtime.kernels.offload.gro import gro_merge
 from dpu_runtime.kernels.offload.segment import gso_segment
@@ -68,16 +69,25 @@ def lookup_loop(mac, keys, ports, now, ageing, rounds):
     return total
 
 
+@helper
+def _at_hand(burst, first):
+    """Have the packets from row `first` on at hand."""
+    for k in range(BATCH_SIZE):
+        burst.packets[k] = first + k
+
+
 @kernel
-def acl_loop(headers, meta, flows, acl, cache, hits, drops, rounds):
-    """Filter bursts whose packets get the next `flows` (address:32 | port:16); returns packets passed."""
+def acl_loop(burst, state, flows, rounds):
+    """Judge bursts whose packets get the next `flows` (address:32 | port:16); returns packets passed."""
     passed = 0
+    meta = burst.meta
     for _ in range(rounds):
         for first in range(0, len(flows), BATCH_SIZE):
             for i in range(BATCH_SIZE):
                 meta[i]["src_lo"] = _MAPPED | (flows[first + i] >> _PORT_BITS)
                 meta[i]["src_port"] = flows[first + i] & _PORT_MASK
-            passed += filter_ingress(headers, meta, BATCH_SIZE, acl, cache, hits, drops)
+            _at_hand(burst, 0)
+            passed += judge(burst, state, 0, BATCH_SIZE)
     return passed
 
 
@@ -91,37 +101,39 @@ def gso_loop(headers, meta, out_headers, out_meta, out_iov, rounds):
 
 
 @kernel
-def gro_loop(headers, meta, batch, ports, rounds, spent):
+def gro_loop(headers, meta, burst, frame, rounds, spent):
     """Merge bursts for port 1, restored before each; cycles go to `spent`. Returns packets left of all."""
     total = np.int64(0)
     for r in range(rounds):
         first = r * BATCH_SIZE % len(meta)
         for k in range(BATCH_SIZE):
-            copy_memory(address_of(batch.headers[k]), address_of(headers[first + k]), _ROW_BYTES)
-            batch.meta[k] = meta[first + k]
-            batch.order[k] = k
+            copy_memory(address_of(burst.headers[k]), address_of(headers[first + k]), _ROW_BYTES)
+            burst.meta[k] = meta[first + k]
+            burst.packets[k] = k
         began = cycles()
         total += gro_merge(
-            batch.headers,
-            batch.meta,
-            batch.order,
+            burst.headers,
+            burst.meta,
+            burst.packets,
             BATCH_SIZE,
-            ports,
+            burst.ports,
             1,
-            batch.gro_iov,
-            batch.gro_flows,
+            frame.gro_iov,
+            frame.gro_flows,
         )
         spent[0] += cycles() - began
     return total
 
 
 @kernel
-def meter_loop(meta, words, start_ns, step_ns, drops, rounds):
-    """Meter bursts that are `step_ns` apart; returns packets passed."""
+def meter_loop(burst, state, packets, start_ns, step_ns, rounds):
+    """Meter bursts of the first `packets` rows that are `step_ns` apart; returns packets passed."""
     passed = 0
     now = np.uint64(start_ns)
     for _ in range(rounds):
-        for first in range(0, len(meta), BATCH_SIZE):
+        for first in range(0, packets, BATCH_SIZE):
             now += np.uint64(step_ns)
-            passed += meter_rx(meta[first : first + BATCH_SIZE], BATCH_SIZE, words, now, drops)
+            burst.words[Word.NOW_NS] = now
+            _at_hand(burst, first)
+            passed += limit(burst, state, 0, BATCH_SIZE)
     return passed

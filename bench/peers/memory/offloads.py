@@ -15,8 +15,9 @@ from bench.in_memory import ALL_OFFLOADS, InMemory
 from bench.peers.memory import loops
 from bench.peers.memory.compared import Compared, Rate, frames_of, rows_of
 from bench.peers.memory.library import frames, library, pointer
+from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.layout import BATCH_SIZE, HEADROOM_BYTES, META_DTYPE, PORT_RX_GRO, PORT_UP, ROW_BYTES
-from dpu_runtime.kernels.meter.table import METER_WORDS, write_meter
+from dpu_runtime.kernels.meter.table import RX, write_meter
 from dpu_runtime.kernels.offload.segment import GSO_IOV_MAX
 from dpu_runtime.plane.worker_thread import tsc_hz
 
@@ -84,14 +85,14 @@ def _gro(lib, flows, stack, ms):
     device = InMemory()
     device.add_port(0, PORT_UP | ALL_OFFLOADS | PORT_RX_GRO)
     device.add_port(1)
-    batch, ports = device.batch, device.shared.ports
     loops.decode_and_parse(headers, meta, device.shared.drops[0])
+    frame = Lent(device.worker.frame)
     buffers = stack.enter_context(frames(frames_of(pool)))
     spent, cycles, sizes = np.zeros(1, np.uint64), np.zeros(1, np.uint64), np.zeros(BATCH_SIZE, np.uint32)
 
     def ours(rounds):
         spent[0] = 0
-        left = loops.gro_loop(headers, meta, batch, ports, rounds, spent)
+        left = loops.gro_loop(headers, meta, device.burst, frame, rounds, spent)
         return left, spent[0] / tsc_hz()
 
     def by_dpdk(rounds, verify):
@@ -106,7 +107,7 @@ def _gro(lib, flows, stack, ms):
         for verify in (0, 1):
             left, _ = ours(1)
             assert by_dpdk(1, verify)[0] == left
-            merged = [int(batch.meta[int(k)]["frame_len"]) for k in batch.order[:left]]
+            merged = [int(device.burst.meta[int(k)]["frame_len"]) for k in device.burst.packets[:left]]
             assert sorted(merged) == sorted(sizes[:left].tolist())
 
     million = BATCH_SIZE / 1e6
@@ -126,13 +127,15 @@ def _gro(lib, flows, stack, ms):
 def _meter(lib, ms):
     meta = packets.plain_pool(packets.IMIX).meta.copy()
     sizes = meta["frame_len"].astype(np.uint32)
-    words, drops = np.zeros(METER_WORDS, np.uint64), np.zeros(64, np.uint64)
-    write_meter(words, RATE_BITS, BURST_BYTES)
+    device = InMemory()
+    write_meter(device.shared.of("meter").meters[0, RX], RATE_BITS, BURST_BYTES)
+    state = device.stages.state("meter_rx")
+    burst = Lent(device.burst.value._replace(meta=meta))
     step = int(STEP_NS * tsc_hz() / 1e9)
     now = [1 << 40]
 
     def ours(rounds):
-        passed = loops.meter_loop(meta, words, now[0], STEP_NS, drops, rounds)
+        passed = loops.meter_loop(burst, state, len(meta), now[0], STEP_NS, rounds)
         now[0] += STEP_NS * rounds * (len(meta) // BATCH_SIZE)
         return passed
 

@@ -40,7 +40,9 @@ FUNCTION = Function(
     book="dpu_runtime.functions.mirror.book:MirrorBook",
     nouns={
         "mirror": Noun(
-            "mirror", columns=("name", "port", "rule", "to", "direction", "octets"), stats=("packets", "bytes")
+            "mirror",
+            columns=("name", "port", "rule", "to", "direction", "octets"),
+            stats=("packets", "bytes"),
         )
     },
 )

@@ -37,6 +37,8 @@ class MirrorConfig(Model):
         if self.port is not None and self.port == self.to:
             problems.append((("to",), "is the port that is mirrored", self.to))
         if self.rule is not None and self.direction != "both":
-            problems.append((("direction",), "needs `port`: a rule says itself where it stands", self.direction))
+            problems.append(
+                (("direction",), "needs `port`: a rule says itself where it stands", self.direction)
+            )
         refuse(self, problems)
         return self
