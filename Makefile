@@ -41,7 +41,7 @@ bench-guard: setup ## ratios to peers and instruction counts beside the committe
 bench-report: setup ## take bench/out/ into bench/figures/ and the tables of README.md and bench/README.md
 	@.venv/bin/python -m bench.report
 
-asm: setup ## build/asm/KERNEL.ll and .s: what LLVM made of a kernel; KERNEL=internet, or a function
+asm: setup ## build/asm/KERNEL.ll and .s: what LLVM made of a kernel; KERNEL=acl.filter, or a function
 	@.venv/bin/python -m scripts.asm "$(KERNEL)"
 
 libdpu: setup ## build/libdpu: libdpu.so and dpu.pc, for host programs in C
