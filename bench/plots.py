@@ -21,14 +21,8 @@ LINE_ROW = re.compile(r"(?P<group>[^:]+), (?P<x>[\d,]+): (?P<series>.+)")
 STACK_COLORS = mpl.colormaps["tab20"].colors
 SIMULATED = "simulated"  # in the name of what a model says
 FORMATS = ("svg", "png")
-LEFT_OUT = (
-    ", sent",
-    ", lost",
-    ", retransmitted",
-    ", round trips",
-    ", stream beside",
-    "that others had",
-)  # ends of names that only the table has
+# Ends of names that only the table has.
+LEFT_OUT = (", sent", ", lost", ", retransmitted", ", round trips", ", stream beside", "that others had")
 
 
 def _by_unit(results):
