@@ -38,10 +38,10 @@ bench-guard: setup ## ratios to peers and instruction counts beside the committe
 	@.venv/bin/python -m bench.instructions
 	@.venv/bin/python -m bench.guard $(NAME)
 
-bench-report: setup ## take bench/out/ into bench/figures/ and the tables of README.md and bench/README.md
+bench-report: setup ## take bench/out/ into bench/figures/, its pages, and the READMEs
 	@.venv/bin/python -m bench.report
 
-asm: setup ## build/asm/KERNEL.ll and .s: what LLVM made of a kernel; KERNEL=internet, or a function
+asm: setup ## build/asm/KERNEL.ll and .s: what LLVM made of a kernel; KERNEL=acl.filter, or a function
 	@.venv/bin/python -m scripts.asm "$(KERNEL)"
 
 libdpu: setup ## build/libdpu: libdpu.so and dpu.pc, for host programs in C

@@ -9,7 +9,7 @@ from functools import partial
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from bench.results import Result
+from bench.results import Result, times_better
 
 mpl.rcParams["svg.fonttype"] = "none"  # text stays text
 mpl.rcParams["svg.hashsalt"] = "dpu"  # the same figures, the same file
@@ -21,14 +21,8 @@ LINE_ROW = re.compile(r"(?P<group>[^:]+), (?P<x>[\d,]+): (?P<series>.+)")
 STACK_COLORS = mpl.colormaps["tab20"].colors
 SIMULATED = "simulated"  # in the name of what a model says
 FORMATS = ("svg", "png")
-LEFT_OUT = (
-    ", sent",
-    ", lost",
-    ", retransmitted",
-    ", round trips",
-    ", stream beside",
-    "that others had",
-)  # ends of names that only the table has
+# Ends of names that only the table has.
+LEFT_OUT = (", sent", ", lost", ", retransmitted", ", round trips", ", stream beside", "that others had")
 
 
 def _by_unit(results):
@@ -151,21 +145,18 @@ def draw(name, data, folder, formats=FORMATS):
     return paths
 
 
-def draw_ratios(rows, path):
-    """Draw Results that are ratios, by script, to `path`: how many times better than the peer."""
-    named = [(f"{script}: {row.name}", row) for script, made in rows.items() for row in made]
-    figure = Figure(figsize=(WIDTH_INCHES, HEAD_INCHES + 0.2 * len(named)), layout="constrained")
+def draw_ratios(named, path, inches=0.2, points=6):
+    """Draw [(text, Result)] that are ratios to `path`: how many times better than the peer."""
+    figure = Figure(figsize=(WIDTH_INCHES, HEAD_INCHES + inches * len(named)), layout="constrained")
     axes = figure.subplots()
     places = range(len(named), 0, -1)
     for place, (_, row) in zip(places, named, strict=True):
-        better, *ends = (
-            1 / x if row.lower_is_better else x for x in (row.median, *sorted((row.low, row.high)))
-        )
+        better, *ends = times_better(row)
         axes.barh(place, better - 1, left=1, color=VERDICTS[row.verdict], height=0.7)
         axes.plot(ends, [place, place], color="black", lw=0.8)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    axes.set_yticks(places, [name for name, _ in named], fontsize=6)
+    axes.set_yticks(places, [name for name, _ in named], fontsize=points)
     axes.set_ylim(0.3, len(named) + 0.7)
     axes.set_xlabel("times better than the peer; red: behind, grey: tie", fontsize=8)
     axes.tick_params(axis="x", labelsize=7, top=True, labeltop=True)

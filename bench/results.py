@@ -76,6 +76,12 @@ class Result:
         return "ahead" if (self.low > 1) != self.lower_is_better else "behind"
 
 
+def times_better(row):
+    """(median, one end, the other) of a ratio as times better than the peer: more is better."""
+    values = row.median, *sorted((row.low, row.high))
+    return tuple(1 / value if row.lower_is_better else value for value in values)
+
+
 def missing_packages(packages):
     """Debian packages of {program or file: package} that are not there, sorted."""
     return sorted(

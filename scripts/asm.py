@@ -1,6 +1,6 @@
-"""What LLVM made of a kernel: `make asm KERNEL=internet`, or a function's name.
+"""What LLVM made of a kernel: `make asm KERNEL=acl.filter`, or a function's name.
 
-In:   a module of kernels/ as `checksum.internet`, or its last word, or a function there.
+In:   a module of kernels/ as `checksum.internet`, its last word where one module has it, or a function there.
 Out:  build/asm/NAME.ll and .s, and a line for each function.
 Not:  how to read them (docs/profiling.md); the worker loop, in which all of it is inlined once more.
 
@@ -40,36 +40,9 @@ SAME = {
     **{"row_b": "row", "member_row": "row", "segment": "record", "records": "meta", "parsed": "word"},
 }
 # Numbers that are no counts, indices or offsets: int64 is what those are.
-UNSIGNED = {
-    *(
-        "addr",
-        "addr_a",
-        "addr_b",
-        "length",
-        "total",
-        "value",
-        "old",
-        "new",
-        "checksum",
-        "key",
-        "key_hash",
-        "tag",
-    ),
-    *(
-        "state",
-        "crc",
-        "now",
-        "now_ns",
-        "ageing",
-        "address",
-        "src_hi",
-        "src_lo",
-        "dst_hi",
-        "dst_lo",
-        "generation",
-    ),
-    *("l4_len", "size"),
-}
+UNSIGNED = {"addr", "addr_a", "addr_b", "address", "length", "total", "size", "l4_len", "value", "old", "new"}
+UNSIGNED |= {"checksum", "crc", "key", "key_hash", "tag", "state", "now", "now_ns", "ageing", "generation"}
+UNSIGNED |= {"src_hi", "src_lo", "dst_hi", "dst_lo"}
 _CALL = re.compile(r"^\tcall\w*\s+(\S+)")
 _NAME_TO_REGISTER = re.compile(r"^\tmovabsq\s+\$([A-Za-z_.][^,]*), (%\w+)")
 _INSTRUCTION = re.compile(r"^\t[a-z]\w*(\s|$)")
@@ -136,18 +109,20 @@ def compiled_functions(module):
 
 def chosen(name):
     """[(module, function name)] that `name` means. Raises ValueError that says what there is."""
-    name = next((module for module in modules() if name in (module, module.rpartition(".")[2])), name)
-    if name in modules():
-        names = [(name, function) for function in compiled_functions(name) if not function.startswith("_")]
-        if names:
-            return names
-    functions = [(module, function) for module in modules() for function in compiled_functions(module)]
-    if found := [one for one in functions if one[1] == name]:
-        return found
-    with_code = dict.fromkeys(module for module, _ in functions)
+    with_code = {module: list(compiled_functions(module)) for module in modules()}
+    with_code = {module: functions for module, functions in with_code.items() if functions}
+    found = [module for module in with_code if name in (module, module.rpartition(".")[2])]
+    if len(found) > 1 and name not in found:
+        raise ValueError(f"KERNEL={name}: {', '.join(found)}: say which")
+    for module in [name] if name in found else found:
+        if functions := [function for function in with_code[module] if not function.startswith("_")]:
+            return [(module, function) for function in functions]
+    if named := [(module, name) for module, functions in with_code.items() if name in functions]:
+        return named
+    functions = sorted({one for functions in with_code.values() for one in functions if one[0] != "_"})
     raise ValueError(
         f"KERNEL={name}: no such module or function of kernels/; modules: {', '.join(with_code)};"
-        f" functions: {', '.join(sorted({function for _, function in functions if function[0] != '_'}))}"
+        f" functions: {', '.join(functions)}"
     )
 
 
@@ -199,7 +174,7 @@ def make(module, name, arguments, folder):
     function.compile(passed)
     library, entry = entry_of(function, passed)
     llvm, assembly = _of_llvm(library.get_llvm_str(), entry), _of_assembly(library.get_asm_str(), entry)
-    return Made(f"kernels.{module}.{name}", llvm, assembly)
+    return Made(f"dpu_runtime.kernels.{module}.{name}", llvm, assembly)
 
 
 def _of_llvm(text, entry):
@@ -237,15 +212,14 @@ def _made(names, arguments, folder):
             lines = [line.strip() for line in str(error).splitlines()]
             said = [line for line in lines if line and not line.startswith("Failed in ")]
             why = next((line for line in said if line in ALLOCATES), said[0])
-            print(f"asm: left out: kernels.{module}.{name}: {why}", file=sys.stderr)
+            print(f"asm: left out: dpu_runtime.kernels.{module}.{name}: {why}", file=sys.stderr)
 
 
 def main(argv, out=OUT):
     """Write the files and print the summary; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="dpu-asm-") as folder:
-        os.environ["DPU_CACHE_DIR"] = (
-            folder  # before kernels/compile/jit.py is imported: what is in a cache has no LLVM code
-        )
+        # Before kernels/compile/jit.py is imported: what is in a cache has no LLVM code.
+        os.environ["DPU_CACHE_DIR"] = folder
         os.environ.pop("DPU_CALLABLE_HELPERS", None)
         from dpu_runtime.kernels.compile.jit import MODE, PYTHON_MODE  # noqa: PLC0415
 
@@ -254,7 +228,7 @@ def main(argv, out=OUT):
                 raise ValueError("NUMBA_DISABLE_JIT=1: there is no machine code")
             if len(argv) != 1 or not argv[0]:
                 with_code = ", ".join(module for module in modules() if compiled_functions(module))
-                raise ValueError(f"say which: make asm KERNEL=internet; modules: {with_code}")
+                raise ValueError(f"say which: make asm KERNEL=acl.filter; modules: {with_code}")
             names = chosen(argv[0])
         except ValueError as error:
             print(f"asm: {error}", file=sys.stderr)

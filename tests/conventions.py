@@ -17,6 +17,7 @@ FLOORS = ("kernels", "drivers", "dpu_runtime")  # lower first
 COMPILE_POLICY = "kernels/compile/jit.py"
 FILE_LINES_MAX = 400  # about 300 is meant
 FUNCTION_LINES_MAX = 80  # about 60 is meant
+README_LINES_MAX = 200
 
 COMPILERS = {"njit", "jit", "cfunc", "vectorize", "guvectorize", "generated_jit", "jitclass", "stencil"}
 KERNEL_DECORATORS = {"kernel", "helper", "callback"}  # `primitive` has bodies that numba runs in Python
@@ -61,6 +62,7 @@ TESTED_WITH = {
 
 # Places that exist on one developer's machine only.
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(?:home|Users|work|root)/[\w.]|[A-Z]:\\Users\b|[.]pyenv")
+LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)]*)?\)")  # of Markdown, without its anchor
 BINARY_SUFFIXES = {".png", ".gz", ".pcap", ".pcapng", ".so"}
 
 
@@ -213,6 +215,14 @@ def no_machine_paths(source):
             yield f"{source.path}:{number}: a path of one machine: {line.strip()}"
 
 
+def links_lead_somewhere(source):
+    """A page links to files that are there."""
+    for number, line in enumerate(source.text.splitlines() if source.path.endswith(".md") else (), 1):
+        for target in LINK.findall(line):
+            if "://" not in target and not (ROOT / source.path).parent.joinpath(target).exists():
+                yield f"{source.path}:{number}: no {target}"
+
+
 PYTHON_RULES = (
     imports_go_down,
     floors_are_below_dpu_runtime,
@@ -223,7 +233,7 @@ PYTHON_RULES = (
     no_bare_except,
     no_utils,
 )
-TEXT_RULES = (no_machine_paths,)
+TEXT_RULES = (no_machine_paths, links_lead_somewhere)
 
 
 def kernels_without_test(all_sources, tested_with):
@@ -245,8 +255,12 @@ def kernels_without_test(all_sources, tested_with):
 
 
 def readme_gaps(text):
-    """The two commands a newcomer starts with are in the README."""
-    return [f"README.md:1: does not name `{c}`" for c in ("make demo", "make test") if c not in text]
+    """The README is read in one sitting, and names the two commands a newcomer starts with."""
+    gaps = [f"README.md:1: does not name `{c}`" for c in ("make demo", "make test") if c not in text]
+    lines = text.count("\n")
+    return gaps + (
+        [f"README.md:1: {lines} lines, at most {README_LINES_MAX}"] if lines > README_LINES_MAX else []
+    )
 
 
 def imports_of(module, root=ROOT):

@@ -24,7 +24,7 @@ ASSEMBLY = """entry:
 .LBB0_4:
 \tdecq\t%rax
 \tjne\t.LBB0_4
-\tcallq\t_ZN7kernels5parse5parseB3v24@PLT
+\tcallq\t_ZN11dpu_runtime7kernels5parse5parse5parseB3v24@PLT
 \tcallq\t*8(%rax)
 \tcallq\tNRT_incref
 \tvmovdqu\t%ymm0, (%rdi)
@@ -35,7 +35,7 @@ ASSEMBLY = """entry:
 def test_loops_vectors_and_calls_are_counted():
     name, instructions, vectors, loops, on_vectors, calls = asm.Made("f", "", ASSEMBLY).row()
     assert (name, instructions, vectors, loops, on_vectors) == ("f", 15, 1, 2, 1)
-    assert calls == "memset, kernels.parse.parse, an address, NRT_incref"
+    assert calls == "memset, dpu_runtime.kernels.parse.parse.parse, an address, NRT_incref"
 
 
 def make_asm(kernel, tmp_path, **environment):
@@ -53,7 +53,7 @@ def make_asm(kernel, tmp_path, **environment):
 
 def rows(done):
     lines = [line.split() for line in done.stdout.splitlines()]
-    return {line[0]: line[1:] for line in lines if line[0].startswith("kernels.")}
+    return {line[0]: line[1:] for line in lines if line[0].startswith("dpu_runtime.")}
 
 
 @pytest.mark.compiled
@@ -71,7 +71,7 @@ def test_a_function(tmp_path):
 
 @pytest.mark.compiled
 def test_a_module(tmp_path):
-    done = make_asm(["meter"], tmp_path)
+    done = make_asm(["bucket"], tmp_path)
     assert done.returncode == 0, done.stderr
     made = rows(done)
     assert {
@@ -80,7 +80,7 @@ def test_a_module(tmp_path):
         "dpu_runtime.kernels.meter.bucket.paid_time",
     } <= set(made)
     assert {line[-1] for line in made.values()} == {"nothing"}, "a kernel calls nothing"
-    llvm, assembly = ((tmp_path / "asm" / f"meter.{ending}").read_text() for ending in ("ll", "s"))
+    llvm, assembly = ((tmp_path / "asm" / f"bucket.{ending}").read_text() for ending in ("ll", "s"))
     assert llvm.count("\ndefine ") == assembly.count("# dpu_runtime.kernels.meter.bucket.") == len(made)
 
 
@@ -96,17 +96,35 @@ def test_with_bounds_checked_it_is_another_file(tmp_path):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("name", ["chksum", "../checksum", "jit", "layout", "make_asm"])
+@pytest.mark.parametrize("name", ["chksum", "../checksum", "checksum", "jit", "layout", "make_asm"])
 def test_a_wrong_name_is_refused_with_those_there_are(name):
-    text = f"KERNEL={name}: no such module or function of kernels/; modules: acl_match, arp, checksum, "
+    text = f"KERNEL={name}: no such module or function of kernels/; modules: acl.filter, acl.match, "
     with pytest.raises(ValueError, match=re.escape(text)) as caught:
         asm.chosen(name)
-    assert "; functions: admit, " in str(caught.value) and " layout" not in str(caught.value)
+    assert "; functions: admit, " in str(caught.value) and "layout," not in str(caught.value)
+
+
+@pytest.mark.compiled
+def test_a_module_has_its_dotted_name_and_its_last_word():
+    found = asm.chosen("acl.filter")
+    assert ("acl.filter", "filter_ingress") in found and {module for module, _ in found} == {"acl.filter"}
+    assert asm.chosen("filter") == found
+
+
+@pytest.mark.compiled
+def test_a_last_word_of_two_modules_is_refused_with_both(monkeypatch):
+    functions = {"acl.table": {"find": None}, "meter.table": {"find": None, "table": None}, "table": {}}
+    monkeypatch.setattr(asm, "modules", lambda: sorted(functions))
+    monkeypatch.setattr(asm, "compiled_functions", functions.__getitem__)
+    with pytest.raises(ValueError, match=r"^KERNEL=table: acl\.table, meter\.table: say which$"):
+        asm.chosen("table")
+    assert asm.chosen("meter.table") == [("meter.table", "find"), ("meter.table", "table")]
+    assert asm.chosen("find") == [("acl.table", "find"), ("meter.table", "find")]
 
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("kernel", [["chksum"], [""]])
 def test_a_refusal_writes_nothing(kernel, tmp_path):
     done = make_asm(kernel, tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("asm: ") and "acl_match, arp" in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("asm: ") and "acl.filter, acl.match" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "asm").exists()

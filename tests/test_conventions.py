@@ -180,3 +180,15 @@ def test_an_import_of_numba_by_way_of_another_file_is_caught(tmp_path):
 def test_the_readme_names_the_two_commands():
     assert conventions.readme_gaps((conventions.ROOT / "README.md").read_text()) == []
     assert len(conventions.readme_gaps("# A project\n\n    make demo\n")) == 1
+
+
+def test_a_readme_that_is_too_long_is_caught():
+    text = "make demo, make test\n" * conventions.README_LINES_MAX
+    assert conventions.readme_gaps(text) == []
+    assert conventions.readme_gaps(f"{text}\n") == ["README.md:1: 201 lines, at most 200"]
+
+
+def test_a_link_to_nothing_is_caught():
+    text = "[a](configuration.md) [b](../README.md#start) [c](https://example.org/x.md)\n![d](gone.svg)\n"
+    assert found(conventions.links_lead_somewhere, "docs/x.md", text) == ["docs/x.md:2: no gone.svg"]
+    assert found(conventions.links_lead_somewhere, "docs/x.py", text) == []

@@ -43,9 +43,8 @@ def main(argv=None):
     except DaemonError as error:
         return _fail(args, str(error), EXIT_REFUSED)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or the interpreter complains at its end
+        # Without this the interpreter complains at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_REFUSED
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells count

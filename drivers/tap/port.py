@@ -36,9 +36,8 @@ TUN_F_USO4 = 0x20
 TUN_F_USO6 = 0x40  # Linux >= 6.2, and only together with USO4
 VNET_HDR_BYTES = 12  # virtio_net_hdr_mrg_rxbuf, virtio 1.2 5.1.6
 
-_making = (
-    threading.Lock()
-)  # one interface at a time is in the namespace they are made in: names may be the same
+# One interface at a time is in the namespace they are made in: names may be the same.
+_making = threading.Lock()
 
 
 def check_tun_device():

@@ -1,4 +1,4 @@
-"""Compile policy: the only file that calls numba's compiler; helper_compiler.py is what it has of a helper.
+"""Compile policy: the only file that calls numba's compiler.
 
     @kernel    a function over a batch; compiled `nogil`, cached on disk
     @helper    a per-packet function that kernels call; LLVM inlines it

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = pytest.mark.compiled
+pytestmark = [pytest.mark.in_memory, pytest.mark.compiled]
 
 
 def test_amdahls_law_goes_through_what_was_measured():

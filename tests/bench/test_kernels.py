@@ -4,7 +4,7 @@ import pytest
 
 from dpu_runtime.kernels.layout import BATCH_SIZE
 
-pytestmark = pytest.mark.compiled
+pytestmark = [pytest.mark.in_memory, pytest.mark.compiled]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from bench import kernels_peers
 from bench.kernels_peers import TOPICS, measured, one_cpu
 
 pytestmark = [
+    pytest.mark.in_memory,
     pytest.mark.compiled,
     pytest.mark.package("gcc", "pkg-config", "libdpdk-dev", "libisal-dev"),
 ]

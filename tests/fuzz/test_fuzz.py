@@ -12,7 +12,7 @@ from dpu_runtime.kernels.layout import BATCH_SIZE, FRAME_BYTES_MAX, META_DTYPE, 
 from tests.conventions import ROOT
 from tests.kernels.pieces import scatter
 
-pytestmark = pytest.mark.compiled
+pytestmark = [pytest.mark.in_memory, pytest.mark.compiled]
 
 
 def run(*words):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conventions import ROOT
 
-pytestmark = pytest.mark.compiled
+pytestmark = [pytest.mark.in_memory, pytest.mark.compiled]
 
 
 def run(*words, **variables):

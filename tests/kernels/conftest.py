@@ -1,8 +1,14 @@
-"""Fixtures of the kernels' tests."""
+"""Fixtures of the kernels' tests, which run in three modes."""
 
 import pytest
 
 from tests.kernels.batches import Batch
+from tests.modes import mark_three_modes
+
+
+def pytest_itemcollected(item):
+    """Say so of a test of this folder."""
+    mark_three_modes(item)
 
 
 @pytest.fixture(scope="module", params=["contiguous", "pieces"])

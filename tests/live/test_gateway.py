@@ -67,9 +67,9 @@ def test_the_interface_goes_with_the_daemon(net):
     assert "dpu0" not in net.host.run("ip", "-o", "link").stdout
 
 
-def test_the_readme_adds_such_a_port(dpu, netns):
+def test_the_page_adds_such_a_port(dpu, netns):
     """Its command lines, in the tour's own words but for the places."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "ports.md").read_text()
     (line,) = re.findall(r"^    dpu (port add host .*)$", text, re.MULTILINE)
     place = netns()
     done = dpu.cli(*line.split(), "--netns", place)  # never an interface of the test machine's own

@@ -27,9 +27,8 @@ from dpu_runtime.engines.cni.errors import (
 OWNER_CHARS_MAX = 255
 VETH_MTU = 1500  # octets, unless the configuration says another
 BURST_BYTES_MIN, BURST_BYTES_MAX = 65_536, 1 << 30  # octets; what a port takes, kernels/meter/table.py
-METER_DEPTH_MS = (
-    250  # how long a meter's bucket fills, dpu_runtime/functions/meter/limits.py: TCP halts with less
-)
+# How long a meter's bucket fills: with less, TCP halts (dpu_runtime/functions/meter/limits.py).
+METER_DEPTH_MS = 250
 _CONTAINER_CHARS = 12  # of the ID in a port's name, as engines print it
 
 

@@ -45,9 +45,8 @@ class Endpoints:
         self._store = store
         self._detacher = detacher
         self._placement = placement
-        self._locks = (
-            weakref.WeakValueDictionary()
-        )  # requests about one endpoint are done one after the other
+        # Requests about one endpoint are done one after the other.
+        self._locks = weakref.WeakValueDictionary()
 
     async def create(self, request):
         """CreateEndpoint: nothing exists yet but the names."""

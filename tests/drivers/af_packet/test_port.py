@@ -151,9 +151,8 @@ def test_no_right_to_open_a_packet_socket(veth, monkeypatch):
         raise PermissionError(errno.EPERM, "no")
 
     link = need_link(pair.netns, "dpu0")
-    monkeypatch.setattr(
-        "dpu_runtime.drivers.interface.need_link", lambda *_args, **_keys: link
-    )  # it opens sockets too
+    # need_link opens sockets too
+    monkeypatch.setattr("dpu_runtime.drivers.interface.need_link", lambda *_args, **_keys: link)
     monkeypatch.setattr(packet_port.socket, "socket", refuse)
     with pytest.raises(PortError, match=r"Operation not permitted; an af_packet port needs CAP_NET_RAW"):
         pair.open()

@@ -41,6 +41,7 @@ from tests.drivers.af_packet.packet_bursts import IN_PORT, Worker, shared_rows
 from tests.kernels.batches import Batch
 from tests.kernels.pieces import FILL
 
+pytestmark = pytest.mark.three_modes
 BLOCKS = 4
 BLOCK_BYTES = 128 << 10
 SLOTS = 8

@@ -29,6 +29,7 @@ from tests.drivers.af_packet.frames import frame, gso_frame
 from tests.drivers.af_packet.packet_bursts import IN_PORT, Worker, shared_rows
 from tests.kernels.pieces import FILL
 
+pytestmark = pytest.mark.three_modes
 SLOTS = 8
 SLOT_BYTES = 2048
 MAC = 76  # where the kernel puts an Ethernet frame behind a virtio-net header

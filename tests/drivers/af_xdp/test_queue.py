@@ -23,6 +23,7 @@ from dpu_runtime.kernels.layout import BATCH_SIZE, FRAME_BYTES_MAX, HEADER_BYTES
 from tests.drivers.af_xdp.model import ModelDevice
 from tests.kernels.batches import Batch
 
+pytestmark = pytest.mark.three_modes
 FRAMES = 2 * QUEUE_FRAMES + BURST_FRAMES
 NEARLY_WRAPPED = 0xFFFF_FFFF - 100
 RX = (PortCounter.RX_PACKETS, PortCounter.RX_BYTES, PortCounter.RX_DROPPED)

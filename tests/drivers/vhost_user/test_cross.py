@@ -11,6 +11,7 @@ from tests.drivers.vhost_user.ring_bursts import MEMORY, Bench, lay
 from tests.drivers.vhost_user.test_queue import HEADER, KINDS, cut, frame_of
 from tests.drivers.vhost_user.test_transmit import VNET, octets_of
 
+pytestmark = pytest.mark.three_modes
 MRG = 1 << f.VIRTIO_NET_F_MRG_RXBUF
 FROM, TO = 0, 1
 

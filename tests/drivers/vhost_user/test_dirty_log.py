@@ -11,6 +11,7 @@ from dpu_runtime.drivers.vhost_user.dirty_log import log_write
 from dpu_runtime.kernels.compile.jit import kernel
 from dpu_runtime.kernels.octets.memory import load_acquire, store_release
 
+pytestmark = pytest.mark.three_modes
 PAGE = 0x1000  # octets, vhost-user "Migration"
 LOG_BYTES = 6
 COVERED = 8 * LOG_BYTES * PAGE  # octets of guest memory that the log has bits for

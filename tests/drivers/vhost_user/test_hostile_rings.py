@@ -14,6 +14,7 @@ from tests.drivers.vhost_user.ring_model import INDIRECT, NEXT, WRITE
 from tests.drivers.vhost_user.test_queue import EAGAIN, KINDS, frame_of
 from tests.kernels.batches import Batch
 
+pytestmark = pytest.mark.three_modes
 RINGS = (0x10_0000, 1 << 17)
 FRONT, BACK = (0x40_0000, 8192), (0x40_2000, 8192)  # one behind the other for the guest, not for us
 END = FRONT[0] + FRONT[1]

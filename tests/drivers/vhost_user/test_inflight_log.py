@@ -12,6 +12,7 @@ from tests.drivers.vhost_user.test_queue import HEADER, KINDS, frame_of
 from tests.drivers.vhost_user.test_transmit import buffers
 from tests.kernels.batches import Batch
 
+pytestmark = pytest.mark.three_modes
 # vhost-user "Inflight I/O tracking"
 SPLIT_HEAD = [
     ("features", "u8"),

@@ -20,6 +20,7 @@ from tests.drivers.vhost_user.test_queue import HEADER, KINDS, frame_of
 from tests.drivers.vhost_user.test_transmit import buffers
 from tests.kernels.batches import Batch
 
+pytestmark = pytest.mark.three_modes
 EVENT_IDX = 1 << f.VIRTIO_F_EVENT_IDX
 CHAINS = 3000
 SLEEP_MS = 3000

@@ -9,6 +9,7 @@ from dpu_runtime.drivers.vhost_user import features as f
 from dpu_runtime.kernels.layout import BATCH_SIZE, HEADER_BYTES
 from tests.drivers.vhost_user.ring_bursts import Bench, lay
 
+pytestmark = pytest.mark.three_modes
 KINDS = ("split", "packed")
 HEADER = bytes(12)
 EVENT_IDX = 1 << f.VIRTIO_F_EVENT_IDX

@@ -13,6 +13,8 @@ import pytest
 from tests.conventions import ROOT
 from tests.drivers.vhost_user.crashes import SCENARIOS
 
+pytestmark = pytest.mark.three_modes
+
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_killed_at_every_store(scenario):

@@ -19,6 +19,7 @@ from tests.drivers.vhost_user.test_queue import KINDS, frame_of
 from tests.kernels.batches import Batch
 from tests.kernels.offload.merging import merged_stream
 
+pytestmark = pytest.mark.three_modes
 MRG = 1 << f.VIRTIO_NET_F_MRG_RXBUF
 GUEST_CSUM = 1 << f.VIRTIO_NET_F_GUEST_CSUM
 VNET = struct.Struct("<BBHHHHH")

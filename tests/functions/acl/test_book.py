@@ -12,6 +12,7 @@ from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP
 from dpu_runtime.kernels.acl.rule import AclRule
 from dpu_runtime.plane.shared import SharedState
 
+pytestmark = pytest.mark.one_mode("the control half: no kernel is called")
 PORTS = {"web": 3, "client": 9}
 ALLOW = {"ingress": "allow", "egress": "allow"}
 V4, V6 = ipaddress.ip_address("10.1.2.0"), ipaddress.ip_address("2001:db8::")

@@ -6,6 +6,7 @@ from dpu_runtime.config.errors import ConfigError
 from dpu_runtime.config.file import parse_config
 from tests.dpu_runtime.config.test_config import PORT, RING
 
+pytestmark = pytest.mark.one_mode("configuration: no kernel is called")
 RATE_ALLOWED = 'allowed: 8000..34000000000 bits a second, or text such as "20mbit" (bit, kbit, mbit, gbit)'
 BURST_ALLOWED = "allowed: 65536..1073741824 octets"
 

@@ -1,5 +1,6 @@
 """How deep buckets are made: relations that hold for every rate and burst."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from dpu_runtime.functions.meter.limits import (
 )
 from dpu_runtime.kernels.meter.table import BURST_MAX, BURST_MIN, METER_WORDS, RATE_MAX, RATE_MIN, write_meter
 
+pytestmark = pytest.mark.one_mode("the control half: no kernel is called")
 PSCHED_TICK_NS = 64  # Linux PSCHED_SHIFT
 RATES = st.integers(RATE_MIN, RATE_MAX)
 BURSTS = st.one_of(st.none(), st.integers(BURST_MIN, BURST_MAX))

@@ -12,7 +12,8 @@ from tests.live.daemon import wait_until
 pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("containernetworking-plugins")]
 
 # What an ADD may load: the standard library, this plugin, and no more of either than it has now.
-OURS = {"dpu_runtime", "dpu_runtime.api.client", "dpu_runtime.config.errors", "dpu_runtime.device.ipv6"}
+OURS = {"dpu_runtime.api.client", "dpu_runtime.config.errors", "dpu_runtime.device.ipv6"}
+OURS |= {"dpu_runtime", "dpu_runtime.engines", *(name.rpartition(".")[0] for name in OURS)}  # empty packages
 SLOW = {
     "subprocess",
     "ctypes",
