@@ -125,7 +125,7 @@ def api_page():
             model["properties"].pop(key, None)
         if "required" in model:
             model["required"] = [key for key in model["required"] if key not in keys]
-        del model["additionalProperties"]
+        model.pop("additionalProperties", None)
         model["$comment"] = MORE
     schema["$defs"] = function_page.reached(schema["methods"], schema["$defs"])
     return describe.json_text(schema)
