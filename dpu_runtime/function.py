@@ -67,18 +67,42 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """A column of `show` with all keys that no other column has, as words `key value`.
+
+    head   its heading
+    empty  what it has where there is none
+    """
+
+    head: str
+    empty: str = "-"
+
+
+MATCH = Rest("match", empty="any")
+
+
+@dataclass(frozen=True)
 class Noun:
     """The words of a section on the CLI and in the API: `dpu NOUN add|del|show`, NOUN.add and so on.
 
-    columns  of `show`: keys of the section's model
+    columns  of `show`: keys of the section's model, and one `Rest`; default: the name and all the rest
     stats    counters of an item, as its book gives them, that `show --stats` adds
     order    "module:name" of a sort key of items in `show`; default: as configured
+    plural   default: the name and an s
+    counted  `dpu status` and `dpu check` say how many there are
     """
 
     name: str
-    columns: tuple = ()
+    columns: tuple[str | Rest, ...] = ("name", Rest("settings"))
     stats: tuple[str, ...] = ()
     order: str | None = None
+    plural: str = ""
+    counted: bool = False
+
+    @property
+    def many(self):
+        """The noun's plural."""
+        return self.plural or f"{self.name}s"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Spec: JSON-RPC 2.0 section 5.1 (errors), JSON Schema 2020-12.
 In:   a method name and plain params. Out: plain results, or RpcError with the wrong keys in `data`.
-Not:  the socket (rpc.py), the work (control.py).
+Not:  the socket (rpc.py), the work (control.py), the methods of functions (nouns.py).
 """
 
 import os
@@ -15,11 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
 import dpu_runtime
-from dpu_runtime.api import shapes
+from dpu_runtime.api import nouns, shapes
 from dpu_runtime.api.rpc import INVALID_PARAMS, METHOD_NOT_FOUND, REFUSED
 from dpu_runtime.config.errors import ApplyError, ConfigError, RpcError
 from dpu_runtime.config.file import config_toml, parse_config, problems
-from dpu_runtime.config.models import AnyPort, PortConfig, RuleConfig
+from dpu_runtime.config.models import AnyPort, PortConfig
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 
-def method(name, params, result):
+def method(name, params, result, text=None):
     """Register the decorated coroutine function as the method `name`."""
 
     def register(run):
-        METHODS[name] = Method(name, TypeAdapter(params), result, run, run.__doc__)
+        METHODS[name] = Method(name, TypeAdapter(params), result, run, run.__doc__ if text is None else text)
         return run
 
     return register
@@ -86,7 +86,7 @@ def _invalid(error):
     )
 
 
-@method("status", shapes.NoParams, shapes.Status)
+@method("status", shapes.NoParams, nouns.status_shape())
 async def _status(api, _params):
     """How the daemon is."""
     running = api.control.running
@@ -96,8 +96,7 @@ async def _status(api, _params):
         "uptime_s": round(time.monotonic() - api.started, 3),
         "socket": running.runtime.socket,
         "state_dir": running.runtime.state_dir,
-        "ports": len(running.port),
-        "rules": len(running.rule),
+        **nouns.counted(running),
         "data_plane": api.control.device.status(),
     }
 
@@ -111,14 +110,14 @@ async def _port_add(api, port):
 
 @method("port.del", shapes.PortRef, shapes.Done)
 async def _port_del(api, params):
-    """Delete a port; refused while a rule or another port names it."""
+    """Delete a port; refused while something names it."""
     await api.control.del_port(params.name)
     return {"name": params.name}
 
 
 @method("port.detach", shapes.DetachParams, shapes.Names)
 async def _port_detach(api, params):
-    """Delete a port, or all of an owner, with the rules that name them; none to delete is no error."""
+    """Delete a port, or all of an owner, with what names them; none to delete is no error."""
     return {"names": await api.control.detach(params.name, params.owner)}
 
 
@@ -138,34 +137,7 @@ async def _port_show(api, params):
     ports = [p for p in api.control.running.port if p.name in there and params.name in (None, p.name)]
     if params.name is not None and not ports:
         raise ApplyError(f"no port {params.name!r}")
-    return [{"config": _plain(port), "info": api.control.device.port_info(port.name)} for port in ports]
-
-
-@method("rule.add", RuleConfig, shapes.Done)
-async def _rule_add(api, rule):
-    """Add a rule, behind those of the same priority."""
-    return {"name": await api.control.add_rule(rule)}
-
-
-@method("rule.del", shapes.RuleRef, shapes.Done)
-async def _rule_del(api, params):
-    """Delete a rule."""
-    await api.control.del_rule(params.name)
-    return {"name": params.name}
-
-
-@method("rule.show", shapes.RuleFilter, list[shapes.RuleView])
-async def _rule_show(api, params):
-    """Show the rules in the order in which they apply."""
-    hits = api.control.device.rule_hits() if params.stats else {}
-    rules = sorted(api.control.running.rule, key=lambda rule: (rule.stage != "ingress", -rule.priority))
-    views = []
-    for rule in rules:
-        view = {"config": _plain(rule)}
-        if params.stats:
-            view["packets"], view["bytes"] = map(int, hits.get(rule.name, (0, 0)))
-        views.append(view)
-    return views
+    return [{"config": shapes.plain(port), "info": api.control.device.port_info(port.name)} for port in ports]
 
 
 @method("stats", shapes.NoParams, shapes.Stats)
@@ -192,7 +164,7 @@ async def _config_apply(api, params):
 async def _config_get(api, _params):
     """Return the running configuration."""
     running = api.control.running
-    return {"toml": config_toml(running), "config": _plain(running)}
+    return {"toml": config_toml(running), "config": shapes.plain(running)}
 
 
 @method("schema", shapes.NoParams, dict[str, Any])
@@ -201,11 +173,16 @@ async def _schema(_api, _params):
     return schema()
 
 
-def schema():
-    """JSON Schema of all methods: {"methods": {name: {description, params, result}}, "$defs": ...}."""
+for _name, _params, _result, _run, _text in nouns.methods():
+    method(_name, _params, _result, _text)(_run)
+
+
+def schema(names=None):
+    """JSON Schema of methods, by default all: {"methods": {name: {description, params, result}}, "$defs"}."""
+    entries = [METHODS[name] for name in (METHODS if names is None else names)]
     inputs = [
         (adapter_key, mode, adapter.core_schema)
-        for entry in METHODS.values()
+        for entry in entries
         for adapter_key, mode, adapter in (
             ((entry.name, "params"), "validation", entry.params),
             ((entry.name, "result"), "serialization", TypeAdapter(entry.result)),
@@ -222,11 +199,7 @@ def schema():
                 "params": found[(entry.name, "params"), "validation"],
                 "result": found[(entry.name, "result"), "serialization"],
             }
-            for entry in METHODS.values()
+            for entry in entries
         },
         "$defs": definitions,
     }
-
-
-def _plain(model):
-    return model.model_dump(mode="json", exclude_none=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dpu_runtime.config.model import refuse
-from dpu_runtime.config.models import AnyPort, Config, RouteConfig, RuleConfig
+from dpu_runtime.config.models import AnyPort, Config, RouteConfig
 from dpu_runtime.config.types import (
     Allowed,
     InterfaceAddress,
@@ -16,32 +16,33 @@ from dpu_runtime.config.types import (
     NetworkNamespace,
     Owner,
     PortName,
-    RuleName,
 )
 from dpu_runtime.observe.profile import SECONDS_MAX, SECONDS_MIN
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """Params and results: no unknown keys, no silent conversions."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class NoParams(_Shape):
+class NoParams(Shape):
     """Takes nothing."""
 
 
-class PortRef(_Shape):
+class PortRef(Shape):
     """Names a port."""
 
     name: PortName = Field(description="name of the port")
 
 
-class PortFilter(_Shape):
+class PortFilter(Shape):
     """Names a port, or means all."""
 
     name: PortName | None = Field(None, description="name of the port; absent: all")
 
 
-class DetachParams(_Shape):
+class DetachParams(Shape):
     """Names a port, or whose ports are meant."""
 
     name: PortName | None = Field(None, description="name of the port")
@@ -54,7 +55,7 @@ class DetachParams(_Shape):
         return self
 
 
-class RelocateParams(_Shape):
+class RelocateParams(Shape):
     """Where somebody else has put the interface of a tap port."""
 
     name: PortName = Field(description="name of the port")
@@ -70,19 +71,7 @@ class RelocateParams(_Shape):
     )
 
 
-class RuleRef(_Shape):
-    """Names a rule."""
-
-    name: RuleName = Field(description="name of the rule")
-
-
-class RuleFilter(_Shape):
-    """How much to show of the rules."""
-
-    stats: bool = Field(False, description="with hit counters")
-
-
-class ApplyParams(_Shape):
+class ApplyParams(Shape):
     """A whole configuration."""
 
     toml: str = Field(description="the configuration's text")
@@ -90,41 +79,33 @@ class ApplyParams(_Shape):
     dry_run: bool = Field(False, description="only say what would change")
 
 
-class Done(_Shape):
+class Done(Shape):
     """It is done."""
 
-    name: str = Field(description="name of the port or rule")
+    name: str = Field(description="name of what came, went or changed")
 
 
-class Names(_Shape):
+class Names(Shape):
     """These are done."""
 
     names: list[str] = Field(description="names of the ports; none is fine")
 
 
-class Changes(_Shape):
+class Changes(Shape):
     """What changed, or would."""
 
     changes: list[str] = Field(description="a line each: + comes, - goes, ~ changes")
     dry_run: bool
 
 
-class PortView(_Shape):
+class PortView(Shape):
     """A port: what was asked for and what it got."""
 
     config: AnyPort
     info: dict[str, Any] = Field(description="what the port got, and why not more")
 
 
-class RuleView(_Shape):
-    """A rule, with its hits if they were asked for."""
-
-    config: RuleConfig
-    packets: int | None = Field(None, description="packets that matched")
-    bytes: int | None = Field(None, description="octets of these packets")
-
-
-class ProfileParams(_Shape):
+class ProfileParams(Shape):
     """How long to look."""
 
     seconds: Annotated[
@@ -134,7 +115,7 @@ class ProfileParams(_Shape):
     ] = Field(1.0, description="how long to look")
 
 
-class StageView(_Shape):
+class StageView(Shape):
     """A stage of a worker."""
 
     share: float = Field(description="of all the time, 1 is all of it")
@@ -143,7 +124,7 @@ class StageView(_Shape):
     cycles_per_received: float | None = Field(description="by each packet that the worker received")
 
 
-class SyscallView(_Shape):
+class SyscallView(Shape):
     """A system call of a worker."""
 
     share: float = Field(description="of all the time, inside of it")
@@ -151,7 +132,7 @@ class SyscallView(_Shape):
     us_mean: float | None = Field(description="microseconds inside, by call; null: none has ended")
 
 
-class WorkerProfile(_Shape):
+class WorkerProfile(Shape):
     """Where the time of a worker went; stages, polling and sleep are all of it."""
 
     number: int
@@ -171,7 +152,7 @@ class WorkerProfile(_Shape):
     notes: list[str]
 
 
-class ProfileView(_Shape):
+class ProfileView(Shape):
     """Where the time of the workers went."""
 
     seconds: float
@@ -179,14 +160,14 @@ class ProfileView(_Shape):
     workers: list[WorkerProfile]
 
 
-class ConfigView(_Shape):
+class ConfigView(Shape):
     """The running configuration."""
 
     toml: str = Field(description="as a file, without defaults")
     config: Config = Field(description="as data, with defaults")
 
 
-class Status(_Shape):
+class Status(Shape):
     """How the daemon is."""
 
     version: str
@@ -195,7 +176,6 @@ class Status(_Shape):
     socket: str
     state_dir: str
     ports: int
-    rules: int
     data_plane: dict[str, Any] = Field(description="process, workers, versions, start, whether adopted")
 
 
@@ -208,3 +188,8 @@ class Stats(BaseModel):
     drops: dict[str, int] = Field(description="packets by drop reason")
     kernels: dict[str, dict[str, int | float]]
     workers: list[dict[str, Any]]
+
+
+def plain(model):
+    """A model as a result has it: without what is not said."""
+    return model.model_dump(mode="json", exclude_none=True)

@@ -1,6 +1,6 @@
 """What the commands of `dpu` do: ask the daemon, print the answer.
 
-In:   the parsed arguments. Out: text or JSON on stdout, or an exception that cli.py turns into an exit code.
+In:   the parsed arguments. Out: text or JSON on stdout, or an exception that main.py turns into an exit code.
 Not:  anything heavy at import; `run` and `check` load the rest when they are used.
 """
 
@@ -11,23 +11,8 @@ import sys
 import time
 
 from dpu_runtime.api.client import Client
-from dpu_runtime.cli import show
+from dpu_runtime.cli import options, show
 from dpu_runtime.config.errors import ConfigError, DaemonError, Problem, RpcError
-
-COMMON_KEYS = (
-    *("name", "mac", "mtu", "queues", "vlan", "trunk", "spoof_check", "verify_checksum", "offload", "gro"),
-    *("rx_rate", "rx_burst", "tx_rate", "tx_burst"),
-)
-INTERFACE_KEYS = ("promiscuous", "accept_default_route", "qdisc", "blocks", "xdp_mode", "busy_poll")
-SOCKET_KEYS = ("socket", "socket_mode", "socket_group", "client")
-PORT_KEYS = (
-    *(*COMMON_KEYS, *INTERFACE_KEYS, *SOCKET_KEYS),
-    *("kind", "netns", "ifname", "address", "xconnect", "owner"),
-)
-RULE_KEYS = (
-    *("name", "priority", "stage", "in_port", "out_port", "src_mac", "dst_mac", "vlan", "ethertype"),
-    *("src", "dst", "proto", "sport", "dport", "tcp_flags", "action"),
-)
 
 
 def run(args):
@@ -45,11 +30,12 @@ def run(args):
 
 def check(args):
     """Validate a file."""
-    from dpu_runtime.config.file import load_config  # noqa: PLC0415  (heavy)
+    from dpu_runtime.api.nouns import counted  # noqa: PLC0415  (heavy)
+    from dpu_runtime.config.file import load_config  # noqa: PLC0415
 
-    config = load_config(args.file)
-    counts = {"ports": len(config.port), "rules": len(config.rule)}
-    _print(args, {"file": args.file, **counts}, "{file}: good, {ports} ports, {rules} rules".format_map)
+    counts = counted(load_config(args.file))
+    text = ", ".join(f"{count} {many}" for many, count in counts.items())
+    _print(args, {"file": args.file, **counts}, lambda data: f"{data['file']}: good, {text}")
 
 
 def apply(args):
@@ -113,13 +99,14 @@ def stats(args):
 def profile(args):
     """Show where the workers' time goes."""
     _call(args, "status")  # waits, and says so, for a daemon that starts; the profile takes its time anyway
+    seconds = {} if args.seconds is None else {"seconds": args.seconds}
     with Client(args.daemon_socket) as client:
-        _print(args, client.call("profile", **_given(args, ("seconds",))), show.profile)
+        _print(args, client.call("profile", **seconds), show.profile)
 
 
-def port_add(args):
-    """Add a port."""
-    _print(args, _call(args, "port.add", **_given(args, PORT_KEYS), **_route(args)))
+def port_add(args, taken):
+    """Add a port; `taken` are the options it may have."""
+    _print(args, _call(args, "port.add", **options.typed(args, taken)))
 
 
 def port_del(args):
@@ -135,14 +122,14 @@ def port_show(args):
         _print(args, _call(args, "port.show"), show.ports)
 
 
-def attach_container(args):
+def attach_container(args, taken):
     """Plug a container's namespace into a port; prints the port's name."""
     from dpu_runtime.programs import attach  # noqa: PLC0415  (only these two commands use it)
 
     netns, label = attach.find(args.netns, args.pid, args.container)
-    keys = {"kind": "tap", "owner": attach.OWNER, "netns": netns}
-    keys |= {**_given(args, (*COMMON_KEYS, "ifname", "address")), **_route(args)}
-    keys = {"name": attach.port_name(netns, args.ifname, label), **keys}
+    name = attach.port_name(netns, args.ifname, label) if args.name is None else args.name
+    keys = {"name": name, "kind": "tap", "owner": attach.OWNER, "netns": netns, "ifname": args.ifname}
+    keys |= options.typed(args, taken)
     with _connected(args) as client:
         try:
             added = client.call("port.add", **keys)
@@ -181,15 +168,15 @@ def _attached(client, netns, ifname=None, any_owner=False):
     ]
 
 
-def vhost_user(args):
+def vhost_user(args, taken):
     """Be a port's front door, as QEMU and libvirt want it, until told to end."""
     from dpu_runtime.programs import vhost_program  # noqa: PLC0415  (only this command uses it)
 
     if args.print_capabilities:
         print(json.dumps(vhost_program.CAPABILITIES, indent=2))
         return
-    keys = {"name": f"vhost-user-{os.getpid()}", **_given(args, (*COMMON_KEYS, "xconnect"))}
-    keys |= {"kind": "vhost_user", "owner": vhost_program.OWNER}
+    name = f"vhost-user-{os.getpid()}" if args.name is None else args.name
+    keys = {"name": name, "kind": "vhost_user", "owner": vhost_program.OWNER, **options.typed(args, taken)}
     frontend = None if args.fd is None else vhost_program.frontend_socket(args.fd)
     path = args.socket_path and os.path.abspath(args.socket_path)
     with _connected(args) as client:
@@ -200,20 +187,22 @@ def vhost_user(args):
     )
 
 
-def rule_add(args):
-    """Add a rule."""
-    result = _call(args, "rule.add", **_given(args, RULE_KEYS))
-    _print(args, result, None if args.name else lambda data: data["name"])
+def item_add(args, noun):
+    """Add an item of a function; prints its name if that was made up."""
+    result = _call(args, f"{noun['name']}.add", **options.typed(args, noun["options"]))
+    _print(args, result, None if args.name else "{name}".format_map)
 
 
-def rule_del(args):
-    """Delete a rule."""
-    _print(args, _call(args, "rule.del", name=args.name))
+def item_del(args, noun):
+    """Delete an item."""
+    _print(args, _call(args, f"{noun['name']}.del", name=args.name))
 
 
-def rule_show(args):
-    """Show rules."""
-    _print(args, _call(args, "rule.show", stats=args.stats), show.rules)
+def item_show(args, noun):
+    """Show items."""
+    which = {} if args.name is None else {"name": args.name}
+    views = _call(args, f"{noun['name']}.show", stats=bool(noun["stats"]) and args.stats, **which)
+    _print(args, views, lambda views: show.items(noun, views))
 
 
 def _call(args, method, **params):
@@ -223,14 +212,6 @@ def _call(args, method, **params):
 
 def _connected(args):
     return Client(args.daemon_socket, waiting=lambda text: print(f"dpu: {text}", file=sys.stderr, flush=True))
-
-
-def _given(args, keys):
-    return {key: value for key in keys if (value := getattr(args, key)) is not None}
-
-
-def _route(args):
-    return {"route": [{"to": to, "via": via} for to, via in args.route]} if args.route else {}
 
 
 def _print(args, data, text=None):

@@ -1,13 +1,9 @@
 """Answers of the daemon as text: aligned columns, no colours, no frames.
 
-Not: JSON (cli_commands.py prints that as it comes).
+Not: JSON (commands.py prints that as it comes).
 """
 
 PORT_COLUMNS = ("rx_packets", "rx_bytes", "rx_dropped", "tx_packets", "tx_bytes", "tx_dropped")
-RULE_MATCHES = (
-    *("in_port", "out_port", "src_mac", "dst_mac", "vlan", "ethertype", "src", "dst", "proto", "sport"),
-    *("dport", "tcp_flags"),
-)
 RING_COLUMNS = ("kicks", "calls", "bad_chains", "dropped")
 BITS_PER_OCTET = 8
 IDLE_KEYS = ("polling", "sleeping", "polling_or_sleeping")
@@ -96,17 +92,21 @@ def _prefixed(prefix, data):
     return {f"{prefix}.{key}": value for key, value in data.items()}
 
 
-def rules(views):
-    """One line a rule, in the order in which they apply."""
-    counted = bool(views) and "packets" in views[0]
-    headers = ("RULE", "STAGE", "PRIORITY", "MATCH", "ACTION", *(("PACKETS", "BYTES") if counted else ()))
+def items(noun, views):
+    """One line an item of a function, in the order the daemon has them."""
+    columns = noun["columns"]
+    keys = {column["key"] for column in columns if "key" in column}
+    stats = [stat for stat in noun["stats"] if views and stat in views[0]]
     rows = []
     for view in views:
         config = view["config"]
-        match = " ".join(f"{key} {config[key]}" for key in RULE_MATCHES if key in config) or "any"
-        row = [config["name"], config["stage"], config["priority"], match, config["action"]]
-        rows.append(row + ([view["packets"], view["bytes"]] if counted else []))
-    return table(headers, rows)
+        rest = " ".join(f"{key} {_cell(value)}" for key, value in config.items() if key not in keys)
+        row = [
+            config.get(column["key"]) if "key" in column else rest or column["empty"] for column in columns
+        ]
+        rows.append(row + [view[stat] for stat in stats])
+    heads = [*(column["head"] for column in columns), *(stat.upper().replace("_", "-") for stat in stats)]
+    return table(heads, rows)
 
 
 def stats(data):

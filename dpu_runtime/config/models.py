@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dpu_runtime.config import types
 from dpu_runtime.config.model import Action, Model, refuse
-from dpu_runtime.config.types import Allowed
+from dpu_runtime.config.types import Allowed, Cli
 from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, FRAME_BYTES, FRAMES_MAX, QUEUE_FRAMES
 from dpu_runtime.drivers.tap import MTU_MAX as TAP_MTU_MAX
 from dpu_runtime.drivers.vhost_user import QUEUE_PAIRS_MAX
@@ -114,7 +114,9 @@ class RouteConfig(Model):
 class PortConfig(Model):
     """`[[port]]`: what ports of every kind have."""
 
-    name: types.PortName = Field(description="name of the port, unique")
+    name: Annotated[types.PortName, Cli("NAME", positional=True)] = Field(
+        description="name of the port, unique"
+    )
     kind: str = Field(description="kind of the port")
     mac: types.MacAddress = Field(
         default_factory=lambda data: types.derived_mac(data.get("name", "")),
@@ -132,7 +134,7 @@ class PortConfig(Model):
     )
     spoof_check: bool = Field(False, description="drop packets whose source MAC address is not `mac`")
     verify_checksum: bool = Field(False, description="verify the checksums of packets that come in here")
-    offload: bool = Field(True, description="checksum and segmentation offload with the attached side")
+    offload: bool = Field(True, description="offload checksums and segmentation with the attached side")
     gro: bool = Field(True, description="merge TCP segments that come in one by one")
     rx_rate: types.BitRate | None = Field(
         None,
@@ -238,7 +240,7 @@ class VhostUserPort(PortConfig):
     queues: Annotated[int, Field(ge=1, le=QUEUE_PAIRS_MAX), Allowed(f"1 to {QUEUE_PAIRS_MAX}")] | None = (
         Field(None, description=f"queue pairs offered; default: {QUEUE_PAIRS_MAX}, whatever the workers")
     )
-    xconnect: types.PortName | None = Field(
+    xconnect: Annotated[types.PortName | None, Cli("PORT")] = Field(
         None,
         description="vhost_user port, may be itself, that everything coming in here goes to as it is:"
         " no rules, no switch; default: none",
@@ -302,7 +304,7 @@ class AfXdpPort(InterfacePort):
 
     kind: Literal["af_xdp"] = Field(description="kind of the port")
     xdp_mode: Annotated[
-        Literal["auto", "zerocopy", "copy", "generic"], Allowed("auto, zerocopy, copy, generic")
+        Literal["auto", "zerocopy", "copy", "generic"], Allowed("auto, zerocopy, copy, generic"), Cli("MODE")
     ] = Field("auto", description="how packets reach the rings; `auto`: the best that the driver gives")
     busy_poll: bool = Field(True, description="poll the interface from the worker, where it can be")
 

@@ -55,6 +55,20 @@ class Allowed:
     text: str
 
 
+@dataclass(frozen=True)
+class Cli:
+    """How the command line says a key, where the key's type and description do not tell.
+
+    metavar     what stands for a value in help; a key with choices and a metavar is judged by the daemon
+    help        instead of the description, and what the key takes
+    positional  the value is a word of its own, without an option
+    """
+
+    metavar: str = ""
+    help: str = ""
+    positional: bool = False
+
+
 def mac_number(text):
     """48-bit number of a MAC address."""
     if not isinstance(text, str) or not _MAC.fullmatch(text.lower()):
@@ -259,28 +273,34 @@ def _bit_rate(value):
 
 _TEXT_OR_NUMBER = (BeforeValidator(_number_as_text), WithJsonSchema({"type": ["string", "integer"]}))
 
-PortName = Annotated[str, Field(pattern=NAME_PATTERN), Allowed("1 to 32 of A-Z a-z 0-9 _ . -")]
+PortName = Annotated[str, Field(pattern=NAME_PATTERN), Allowed("1 to 32 of A-Z a-z 0-9 _ . -"), Cli("P")]
 Owner = Annotated[
     str,
     Field(pattern=r"^[\x21-\x7e]{1,255}$"),
     Allowed("1 to 255 printable ASCII characters without a space"),
+    Cli("O"),
 ]
-RuleName = Annotated[str, Field(pattern=RULE_NAME_PATTERN), Allowed("1 to 64 of A-Z a-z 0-9 _ . -")]
+RuleName = Annotated[str, Field(pattern=RULE_NAME_PATTERN), Allowed("1 to 64 of A-Z a-z 0-9 _ . -"), Cli("R")]
 MacAddress = Annotated[
-    str, AfterValidator(_unicast_mac), Allowed('a unicast MAC address such as "02:00:00:00:00:01"')
+    str, AfterValidator(_unicast_mac), Allowed('a unicast MAC address such as "02:00:00:00:00:01"'), Cli("M")
 ]
 MacMatch = Annotated[
     str,
     AfterValidator(_mac_match),
     Allowed('a MAC address, with an optional mask, such as "02:00:00:00:00:00/ff:ff:ff:00:00:00"'),
+    Cli("M[/MASK]"),
 ]
 InterfaceAddress = Annotated[
     str,
     AfterValidator(_interface_address),
     Allowed('IPv4 or IPv6 host addresses with a prefix length, such as "10.0.0.2/24"'),
+    Cli("CIDR"),
 ]
 Network = Annotated[
-    str, AfterValidator(_network), Allowed('an IPv4 or IPv6 prefix such as "10.0.0.0/24" or "2001:db8::/32"')
+    str,
+    AfterValidator(_network),
+    Allowed('an IPv4 or IPv6 prefix such as "10.0.0.0/24" or "2001:db8::/32"'),
+    Cli("CIDR"),
 ]
 RouteTarget = Annotated[
     str,
@@ -289,38 +309,44 @@ RouteTarget = Annotated[
 ]
 Gateway = Annotated[str, AfterValidator(_gateway), Allowed('an IPv4 or IPv6 address such as "10.0.0.1"')]
 InterfaceName = Annotated[
-    str, AfterValidator(_ifname), Allowed("1 to 15 octets without / : % and white space")
+    str, AfterValidator(_ifname), Allowed("1 to 15 octets without / : % and white space"), Cli("IF")
 ]
 NetworkNamespace = Annotated[
-    str, AfterValidator(_netns), Allowed('a name under /run/netns, an absolute path, or "pid:N"')
+    str, AfterValidator(_netns), Allowed('a name under /run/netns, an absolute path, or "pid:N"'), Cli("NS")
 ]
 AbsolutePath = Annotated[str, AfterValidator(_absolute_path), Allowed("an absolute path")]
 SocketPath = Annotated[
-    str, AfterValidator(_socket_path), Allowed(f"an absolute path of at most {SOCKET_PATH_BYTES_MAX} octets")
+    str,
+    AfterValidator(_socket_path),
+    Allowed(f"an absolute path of at most {SOCKET_PATH_BYTES_MAX} octets"),
+    Cli("PATH"),
 ]
-FileMode = Annotated[str, AfterValidator(_file_mode), Allowed('an octal mode such as "0660"')]
+FileMode = Annotated[str, AfterValidator(_file_mode), Allowed('an octal mode such as "0660"'), Cli("MODE")]
 GroupName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), Allowed("name or number of a group")
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$"), Allowed("name or number of a group"), Cli("G")
 ]
 Proto = Annotated[
-    str, *_TEXT_OR_NUMBER, AfterValidator(_proto), Allowed(", ".join(PROTOCOLS) + ", or 0..255")
+    str, *_TEXT_OR_NUMBER, AfterValidator(_proto), Allowed(", ".join(PROTOCOLS) + ", or 0..255"), Cli("P")
 ]
 EtherType = Annotated[
     str,
     *_TEXT_OR_NUMBER,
     AfterValidator(_ethertype),
     Allowed(", ".join(ETHERTYPES) + ", or 0x0600..0xffff"),
+    Cli("T"),
 ]
 PortRange = Annotated[
     str,
     *_TEXT_OR_NUMBER,
     AfterValidator(_port_range_text),
     Allowed('0..65535, or a range such as "8000-8080"'),
+    Cli("A[-B]"),
 ]
 TcpFlags = Annotated[
     str,
     AfterValidator(_tcp_flags),
     Allowed('flags that are set, or with "!" not set, such as "syn,!ack", of ' + ", ".join(TCP_FLAGS)),
+    Cli("SPEC"),
 ]
 VlanId = Annotated[int, Field(ge=1, le=4094), Allowed("1..4094")]
 BitRate = Annotated[
@@ -329,5 +355,6 @@ BitRate = Annotated[
     BeforeValidator(_bit_rate),
     WithJsonSchema({"type": ["integer", "string"]}),
     Allowed(f'{RATE_MIN}..{RATE_MAX} bits a second, or text such as "20mbit" (bit, kbit, mbit, gbit)'),
+    Cli("RATE"),
 ]
 Burst = Annotated[int, Field(ge=BURST_MIN, le=BURST_MAX), Allowed(f"{BURST_MIN}..{BURST_MAX} octets")]

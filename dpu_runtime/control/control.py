@@ -69,8 +69,8 @@ class Device(Protocol):
     async def profile(self, seconds: float) -> dict:
         """Return where the workers' time went, after `seconds`. Raises ApplyError."""
 
-    def rule_hits(self) -> dict[str, tuple[int, int]]:
-        """Return (packets, octets) by rule name."""
+    def item_counters(self, function: str) -> dict[str, dict[str, tuple]]:
+        """Return {section: {item name: counters}} of a function, the counters as its nouns have them."""
 
     def status(self) -> dict:
         """Return the data plane's process, workers, versions, start, and whether it was adopted."""
@@ -241,6 +241,16 @@ class Control:
         async with self._lock:
             self._named("rule", name)
             await self._edit(rule=[rule for rule in self.running.rule if rule.name != name])
+
+    async def add_item(self, section, item):
+        """Add an item of a function's section; returns its name."""
+        assert section == "rule", section
+        return await self.add_rule(item)
+
+    async def del_item(self, section, name):
+        """Delete an item of a function's section. Raises ApplyError when there is none."""
+        assert section == "rule", section
+        await self.del_rule(name)
 
     async def stop(self):
         """Wait for a change that is under way, refuse further ones, take everything down."""

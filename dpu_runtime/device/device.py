@@ -367,9 +367,9 @@ class DpuDevice:
         """Where the workers' time went, as `dpu profile -j` prints it."""
         return await self._profiler.profile(self.shared, self._cpus, self._kicks, seconds)
 
-    def rule_hits(self):
-        """(packets, octets) by rule name."""
-        return self.rules.hits(len(self._cpus))
+    def item_counters(self, function):
+        """{section: {item name: (packets, octets)}} of a function."""
+        return {"rule": self.rules.hits(len(self._cpus))} if function == "acl" else {}
 
     def status(self):
         """The data plane's process, workers and history."""

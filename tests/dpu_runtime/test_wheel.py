@@ -49,7 +49,11 @@ def test_only_dpu_runtime_lands_at_the_top(wheel):
     assert {name for name in top if not name.endswith(".dist-info")} == {"dpu_runtime"}
     for floor in FLOORS:
         here = ROOT / floor.removeprefix("dpu_runtime/")
-        expected = {f"{floor}/{path.relative_to(here)}" for path in here.rglob("*.py")}
+        expected = {
+            f"{floor}/{path.relative_to(here)}"
+            for pattern in ("*.py", "cli.json", "frame.json")
+            for path in here.rglob(pattern)
+        }
         assert expected <= set(names), expected - set(names)
 
 

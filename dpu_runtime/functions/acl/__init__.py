@@ -1,6 +1,6 @@
 """Rules: what is forwarded and what is dropped, before and behind the switch."""
 
-from dpu_runtime.function import EGRESS, INGRESS, Function, Noun, Private, Stage, Tables
+from dpu_runtime.function import EGRESS, INGRESS, MATCH, Function, Noun, Private, Stage, Tables
 from dpu_runtime.functions.acl.config import AclSettings, RuleConfig
 from dpu_runtime.kernels.acl import layout
 
@@ -23,9 +23,10 @@ FUNCTION = Function(
     nouns={
         "rule": Noun(
             "rule",
-            columns=("name", "stage", "priority", "match", "action"),
+            columns=("name", "stage", "priority", MATCH, "action"),
             stats=("packets", "bytes"),
             order="dpu_runtime.functions.acl.config:order",
+            counted=True,
         )
     },
     explain={"acl_ingress": "rule {name}: {action}", "acl_egress": "rule {name}: {action}"},

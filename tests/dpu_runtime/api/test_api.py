@@ -59,6 +59,8 @@ def test_ports_and_rules_come_and_go(api):
     assert [rule["config"]["name"] for rule in rules] == ["rule-2", "no-telnet", "rule-1"]
     assert [(rule["packets"], rule["bytes"]) for rule in rules] == [(2, 128), (0, 0), (1, 64)]
     assert "packets" not in call(api, "rule.show")[0]
+    (one,) = call(api, "rule.show", name="rule-1", stats=True)
+    assert (one["config"]["priority"], one["packets"]) == (200, 1)
     status = call(api, "status")
     assert (status["ports"], status["rules"], status["data_plane"]["adopted"]) == (1, 3, False)
     assert parse_config(call(api, "config.get")["toml"]) == api.control.running
@@ -146,6 +148,7 @@ WRONG = [
         'tcp_flags = "syn": needs proto = tcp',
     ),
     ("rule.add", {**RULE, "in_port": "b"}, INVALID_PARAMS, 'in_port = "b": no such port, there are: web'),
+    ("rule.show", {"name": "b"}, REFUSED, "no rule 'b', there are: none"),
     ("rule.show", {"stats": 1}, INVALID_PARAMS, "stats = 1: allowed: true, false"),
     ("profile", {"seconds": 0}, INVALID_PARAMS, "seconds = 0: allowed: 0.1..60 seconds"),
     ("profile", {"seconds": 60.5}, INVALID_PARAMS, "seconds = 60.5: allowed: 0.1..60 seconds"),

@@ -1,6 +1,7 @@
 """Reference pages, examples and the unit file say what the code does."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,9 +16,24 @@ generate = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(generate)
 
 
-@pytest.mark.parametrize("name", generate.PAGES)
+PAGES = generate.pages()
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_page_is_what_the_generator_writes(name):
-    assert (ROOT / "docs" / name).read_text() == generate.PAGES[name](), "run: python docs/generate.py"
+    assert (ROOT / name).read_text() == PAGES[name](), "run: python docs/generate.py"
+
+
+def test_pages_of_functions_that_are_gone_are_gone():
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "functions").iterdir()}
+    there |= {str(path.relative_to(ROOT)) for path in (ROOT / "dpu_runtime" / "functions").glob("*/cli.json")}
+    assert there == {name for name in PAGES if "/functions/" in name}
+
+
+def test_links_of_the_pages_lead_somewhere():
+    for name in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
+            assert (ROOT / name).parent.joinpath(link).exists(), f"{name}: {link}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)

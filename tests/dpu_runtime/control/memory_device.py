@@ -131,8 +131,9 @@ class MemoryDevice:
         worker["syscalls"] = {"epoll_wait": {"share": 0.7, "per_second": 3.0, "us_mean": None}}
         return {"seconds": seconds, "notes": ["a note"], "workers": [worker]}
 
-    def rule_hits(self):
-        return {rule.name: (i, i * 64) for i, rule in enumerate(self.rules)}
+    def item_counters(self, function):
+        hits = {rule.name: (i, i * 64) for i, rule in enumerate(self.rules)}
+        return {"rule": hits} if function == "acl" else {}
 
     def status(self):
         return {"pid": 1, "workers": [1], "started": time.time(), "adopted": self.adopted}
