@@ -34,7 +34,7 @@ bench: setup ## all benches beside their peers, within 30 min; NAME=kernels: tha
 bench-quick: setup ## the same, small: within 5 min (root)
 	@.venv/bin/python -m bench --quick $(NAME)
 
-bench-guard: setup ## ratios to peers and instruction counts beside the committed ones, within 3 min (root)
+bench-guard: setup ## ratios to peers and instruction counts beside the committed ones, within 4 min (root)
 	@.venv/bin/python -m bench.instructions
 	@.venv/bin/python -m bench.guard $(NAME)
 

@@ -8,8 +8,15 @@ from numba import types
 
 from dpu_runtime.drivers.linux.libc import MSG_DONTWAIT, read, send, write
 from dpu_runtime.kernels.compile.jit import kernel
-from dpu_runtime.kernels.octets.atomic import load_acquire_u32, store_release_u32
-from dpu_runtime.kernels.octets.memory import address_of, copy_memory, store_u32, store_u64
+from dpu_runtime.kernels.octets.atomic import load_acquire_u32, store_release_u32, store_release_u64
+from dpu_runtime.kernels.octets.memory import (
+    address_of,
+    copy_memory,
+    cycles,
+    load_acquire_u64,
+    store_u32,
+    store_u64,
+)
 
 getppid = types.ExternalFunction("getppid", types.int32())
 
@@ -17,6 +24,8 @@ TX_STATUS_AVAILABLE, TX_STATUS_SEND_REQUEST = np.uint32(0), np.uint64(1)  # linu
 SLOT_LEN_OFFSET = np.uint64(4)  # of struct tpacket2_hdr
 TRIES_MAX = 1000  # of calls until what was sent is given back
 _0, _1, _8, _16 = map(np.uint64, (0, 1, 8, 16))
+LINE_PAIR = np.uint64(128)  # octets: CPUs fetch lines in pairs
+SPINS = 1024  # between looks at the clock, which takes longer than a look at the line
 
 
 @kernel
@@ -56,6 +65,32 @@ def bounce_loop(wait_fd, wake_fd, word, first, count):
         if first:
             done += read(wait_fd, at, _8) == 8
     return done
+
+
+@kernel
+def line_loop(memory, odd, ticks, times, trips):
+    """Two threads hand a word to and fro: wait until it is even, or with `odd` odd, and add 1.
+
+    memory  uint64[32]  zeros, of both threads: an aligned pair of lines is within
+    ticks   of the cycle counter, at most
+    times   uint64[n]   out, cycles of `trips` there and back each
+
+    Returns how many of `times` were filled.
+    """
+    at = (address_of(memory) + LINE_PAIR - _1) & ~(LINE_PAIR - _1)
+    end = cycles() + ticks
+    for k in range(len(times)):
+        began = cycles()
+        for _ in range(trips):
+            word, spins = load_acquire_u64(at), np.int64(0)
+            while word & _1 != odd:
+                spins += 1
+                if spins % SPINS == 0 and cycles() > end:
+                    return k
+                word = load_acquire_u64(at)
+            store_release_u64(at, word + _1)
+        times[k] = cycles() - began
+    return len(times)
 
 
 @kernel

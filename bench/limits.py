@@ -1,10 +1,10 @@
 """What this machine can do at most: the floor under the figures of the other scripts.
 
 Size:    ms a measurement.
-Cases:   memcpy, in the cache and beyond; a system call; two threads that wake each other; TCP over loop-back
-         and over a veth pair; packets and round trips over a veth pair with nothing between; what the kernel
-         takes for a frame through a TAP, a packet socket's ring and an AF_XDP socket's; two virtio rings and
-         a copy from one to the other (bench/bare_ring.py).
+Cases:   memcpy, in the cache and beyond; a system call; two threads that wake each other, or hand each other
+         a cache line; TCP over loop-back and over a veth pair; packets and round trips over a veth pair with
+         nothing between; what the kernel takes for a frame through a TAP, a packet socket's ring and an
+         AF_XDP socket's; two virtio rings and a copy from one to the other (bench/bare_ring.py).
 CPUs:    compiled loops on CPU 1, a second thread, whoever sends packets, and both ends of a ping on
          CPU 0; iperf3 as in the scripts that it is the floor of: over a veth pair one end on each CPU.
 Checks:  every call succeeds, every packet arrives.
@@ -13,20 +13,20 @@ bench/possible.py says which figure has which floor.
 
 import contextlib
 import os
-import threading
 import time
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 
-from bench import bare_ring, latency, limit_loops, results, tcp_containers, vhost_tso
+from bench import bare_ring, cpu_distance, latency, limit_loops, results, tcp_containers, vhost_tso
 from bench.kernel_ports import BITS_PER_GBIT, PACKETS_PER_MPACKET, check
 from bench.limit_ports import PacketRing, Tap, XdpRing
 from bench.peers import pairs, ping_pong, wire_load
 from bench.peers.hosts import Host, stop_on_signals
 from bench.peers.veth import Veth
 from bench.peers.wires import Direct
+from bench.pinned import in_threads, pinned
 
 CPUS = (0, 1)
 SIZE_MS = 250
@@ -48,30 +48,9 @@ def _timed(loop, *args):
     return done, time.perf_counter() - began
 
 
-def _in_threads(*functions):
-    """Results of functions, each in a thread of its own."""
-    made = [None] * len(functions)
-
-    def call(number):
-        made[number] = functions[number]()
-
-    threads = [threading.Thread(target=call, args=(number,)) for number in range(len(functions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return made
-
-
-def _pinned(cpu, function, *args):
-    """Call a function with this thread on `cpu`; in a thread that ends, or to be put back."""
-    os.sched_setaffinity(0, {cpu})
-    return function(*args)
-
-
 def on_cpu(function, *args):
     """Call a function on CPU 1."""
-    return _in_threads(partial(_pinned, CPUS[1], function, *args))[0]
+    return in_threads(partial(pinned, CPUS[1], function, *args))[0]
 
 
 def copy_rate(octets, memory_octets, ms):
@@ -97,9 +76,9 @@ def wake_up_us(cpus, ms):
     fds = [os.eventfd(0), os.eventfd(0)]
     try:
         bounce = limit_loops.bounce_loop
-        there, back = _in_threads(
-            partial(_pinned, cpus[0], _timed, bounce, *fds, np.zeros(1, np.uint64), True, count),
-            partial(_pinned, cpus[1], _timed, bounce, *fds[::-1], np.zeros(1, np.uint64), False, count),
+        there, back = in_threads(
+            partial(pinned, cpus[0], _timed, bounce, *fds, np.zeros(1, np.uint64), True, count),
+            partial(pinned, cpus[1], _timed, bounce, *fds[::-1], np.zeros(1, np.uint64), False, count),
         )
     finally:
         for fd in fds:
@@ -116,6 +95,7 @@ def memory_and_threads(ms):
         ("system call, getppid", "ns"): lambda: system_call_ns(ms),
         ("wake-up there and back, one CPU", "us"): lambda: wake_up_us((1, 1), ms),
         ("wake-up there and back, two CPUs", "us"): lambda: wake_up_us(CPUS, ms),
+        ("cache line there and back, two CPUs", "ns"): cpu_distance.measure,
     }
 
 
@@ -223,8 +203,8 @@ def run(size, repeats=results.REPEATS):
             **tcp(stack, size),
         }
         taken = results.alternate(samples, repeats)
+        made = [results.result(name, unit, values) for (name, unit), values in taken.items()]
         trips = results.alternate(round_trips(stack, size), repeats)
-    made = [results.result(name, unit, values) for (name, unit), values in taken.items()]
     for title, times in trips.items():
         for figure in times[0]:
             values = [sample[figure] for sample in times]

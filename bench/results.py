@@ -43,6 +43,8 @@ PEERS = (  # Debian packages
     "valgrind",
 )
 
+_apart_ns = []  # by the last call of `alternate`
+
 
 @dataclass(frozen=True)
 class Result:
@@ -52,6 +54,7 @@ class Result:
     ours, theirs        of a ratio: the medians it is of, in `of_unit`
     lower_is_better     of a ratio: of times, say
     pairs               of a ratio: measurements of either side
+    apart_*_ns          how far apart the CPUs were in the last `alternate` before (bench/cpu_distance.py)
     """
 
     name: str
@@ -65,6 +68,8 @@ class Result:
     of_unit: str = ""
     lower_is_better: bool = False
     pairs: int = 0
+    apart_low_ns: float | None = None
+    apart_high_ns: float | None = None
 
     @property
     def verdict(self):
@@ -98,7 +103,8 @@ def require(packages):
 def result(name, unit, values, checksum_of_output=0):
     """Result of the figures of all repeats."""
     values = list(values)
-    return Result(name, statistics.median(values), unit, min(values), max(values), int(checksum_of_output))
+    made = Result(name, statistics.median(values), unit, min(values), max(values), int(checksum_of_output))
+    return replace(made, apart_low_ns=min(_apart_ns), apart_high_ns=max(_apart_ns)) if _apart_ns else made
 
 
 def alternate(samples, repeats=REPEATS):
@@ -106,14 +112,22 @@ def alternate(samples, repeats=REPEATS):
 
     samples  name -> function without arguments that returns one figure
 
-    Returns name -> [figures]: A B A B, so that the machine's drift meets all of them alike.
+    Returns name -> [figures]: A B A B, so that the machine's drift meets all of them alike. How far apart the
+    CPUs are is measured around each figure; every `result` until the next call carries it.
     """
+    from bench import cpu_distance  # noqa: PLC0415  (numba: who reads results does without)
+
     values = {name: [] for name in samples}
+    probes = []
     for round_ in range(ROUNDS_DROPPED + repeats):
+        if round_ == ROUNDS_DROPPED:
+            probes = [cpu_distance.measure()]
         for name, sample in samples.items():
             figure = sample()
             if round_ >= ROUNDS_DROPPED:
                 values[name].append(figure)
+                probes.append(cpu_distance.measure())
+    _apart_ns[:] = [ns for ns in probes if ns is not None]
     return values
 
 

@@ -14,6 +14,7 @@ class Bench:
     full, quick, guard  arguments as a line of words; None: it takes too long
     needs               Debian packages of scripts/debian-packages
     root                it makes network namespaces
+    by_distance         its ratios depend on how far apart the CPUs are (bench/cpu_distance.py)
     """
 
     name: str
@@ -22,6 +23,7 @@ class Bench:
     guard: str | None = None
     needs: tuple = ()
     root: bool = True
+    by_distance: bool = False
 
 
 _TCP = ("iproute2", "iperf3", "ethtool")
@@ -49,6 +51,7 @@ SUITE = (
         quick="--quick --octets 64",
         guard="--quick --octets 64",
         needs=_PEERS,
+        by_distance=True,
     ),
     Bench("vhost_tso", full="--size 300 --repeats 5", quick="--size 100 --repeats 1", needs=(*_PEERS, *_C)),
     Bench("host_programs", full="--size 400 --repeats 5", needs=("iproute2", *_C)),

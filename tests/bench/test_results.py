@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import results
+from bench import cpu_distance, results
 from bench.results import Result, alternate, comparison, environment, ratio, result, table, write_json
 
 
@@ -23,6 +23,18 @@ def test_samples_alternate_and_the_first_round_is_dropped(monkeypatch):
     values = alternate({"a": lambda: sample("a"), "b": lambda: sample("b")}, repeats=2)
     assert calls == ["a", "b", "a", "b", "a", "b"]
     assert values == {"a": [3, 5], "b": [4, 6]}
+
+
+def test_a_result_says_how_far_apart_the_cpus_were_around_what_counts(monkeypatch):
+    monkeypatch.setattr(results, "ROUNDS_DROPPED", 1)
+    probes = iter([300.0, 120.0, 110.0, None])
+    monkeypatch.setattr(cpu_distance, "measure", lambda: next(probes))
+    values = alternate({"a": lambda: 1}, repeats=3)
+    made = ratio("x", values["a"], [1, 1, 1])
+    assert (made.apart_low_ns, made.apart_high_ns) == (110, 300) and next(probes, 0) == 0
+    monkeypatch.setattr(cpu_distance, "measure", lambda: None)
+    alternate({"a": lambda: 1}, repeats=2)
+    assert result("x", "ns", [1]).apart_high_ns is None
 
 
 def test_a_ratio_is_taken_pair_by_pair():
