@@ -24,15 +24,18 @@ ALL_OFFLOADS = (
 
 
 class InMemory:
-    """Arguments of `dpu_runtime.plane.worker.pipeline`: worker, tables, batch; and the tables' writers."""
+    """Arguments of `dpu_runtime.plane.worker.pipeline`: worker, tables, batch; and the tables' writers.
 
-    def __init__(self):
-        self.shared = SharedState.create()
+    workers  with rows in the tables; `worker` is the first of them
+    """
+
+    def __init__(self, workers=1):
+        self.shared = SharedState.create(workers)
         os.close(self.shared.fd)  # mapped, and nobody else will
         self.shared.control[Control.MAC_AGEING_TICKS] = mac_table.ageing_ticks(mac_table.MAC_AGEING_SECONDS)
         self.tables = Lent(shared_tables(self.shared))
         self.batch = Lent(make_batch())
-        self.worker = Lent(make_worker(self.shared, 0, 1, self.batch))
+        self.worker = Lent(make_worker(self.shared, 0, workers, self.batch))
         load_entries(Kind.NULL, self.worker.io, self.batch, self.shared.drops[0])
 
     def add_port(self, index, flags=layout.PORT_UP | ALL_OFFLOADS, mtu=1500, mac=0, vlan=0, trunk=()):
@@ -42,7 +45,7 @@ class InMemory:
         row["kind"] = Kind.NULL
         row["flags"] = flags | (layout.PORT_TRUNK if trunk else 0)
         for allowed in trunk:
-            self.shared.vlan_allowed[index, allowed // 64] |= np.uint64(1 << (allowed % 64))
+            self.shared.of("switch").vlan_allowed[index, allowed // 64] |= np.uint64(1 << (allowed % 64))
         self.worker.io.fds[index] = index
         listed = np.flatnonzero(self.shared.ports["kind"])
         mac_table.write_active_ports(self.shared.active_ports, listed)

@@ -71,6 +71,7 @@ class Drop(enum.IntEnum):
     # rate limits
     METER_RX = 52  # beyond the rate of the port it came from
     METER_TX = 53  # beyond the rate of the port it was going to
+    EARLIER = 54  # for a reason that only an earlier version of the data plane had
 
 
 DROP_REASON_COUNT = 64  # room to grow without a new layout

@@ -1,7 +1,7 @@
 """Counters of the shared memory in the form of `dpu stats -j`.
 
-Received + copies + segments = transmitted + dropped + merged; `balance` shows the six. Read under
-traffic they may differ by the packets in the workers' hands.
+Received + copies + segments + made = transmitted + dropped + merged + held + punted, which `balance` shows.
+Read under traffic they may differ by the packets in the workers' hands.
 """
 
 import os
@@ -10,6 +10,7 @@ from dpu_runtime.drivers.port import PortCounter
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.switch.mac_table import SWITCH_COUNTERS
 from dpu_runtime.plane.shared import Control, Stage, WorkerWord
+from dpu_runtime.registry import functions
 
 
 def read_stats(shared, slots, cpus):
@@ -20,19 +21,14 @@ def read_stats(shared, slots, cpus):
     """
     workers = len(cpus)
     ports = shared.port_counters[:workers].sum(axis=0)
-    drops = shared.drops[:workers].sum(axis=0)
     stages = shared.kernel_counters[:workers].sum(axis=0)
-    switch = shared.switch_counters[:workers].sum(axis=0)
+    switch = shared.of("switch").counts[:workers].sum(axis=0)
     return {
         "ports": {
             name: {c.name.lower(): int(ports[slot.index, c]) - slot.base[c] for c in PortCounter}
             for name, slot in slots.items()
         },
-        "drops": {
-            reason.name.lower(): int(drops[reason])
-            for reason in Drop
-            if reason != Drop.NONE and drops[reason]
-        },
+        "drops": _drops(shared),
         "kernels": {
             stage.name.lower(): {"packets": int(stages[stage, 0]), "cycles": int(stages[stage, 1])}
             for stage in Stage
@@ -42,6 +38,17 @@ def read_stats(shared, slots, cpus):
         "workers": [_worker(shared, number, cpu) for number, cpu in enumerate(cpus)],
         "tsc_hz": int(shared.control[Control.TSC_HZ]),
     }
+
+
+def _drops(shared):
+    """{reason: packets} of the frame and of every function, those that are not 0."""
+    frame = shared.drops.sum(axis=0).tolist()
+    counted = {reason.name.lower(): frame[reason] for reason in Drop if reason != Drop.NONE}
+    for function in functions():
+        columns = shared.of(function.name).drops.sum(axis=0).tolist()
+        for name, packets in zip(function.drops, columns, strict=False):
+            counted[name] = counted.get(name, 0) + packets
+    return {name: packets for name, packets in counted.items() if packets}
 
 
 def _worker(shared, number, cpu):

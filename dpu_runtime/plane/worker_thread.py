@@ -53,12 +53,21 @@ class _EpollEvent(ctypes.Structure):
 
 def shared_tables(shared):
     """The arrays of the shared memory in the form the compiled loop takes them."""
-    stages = {
-        f"acl_{stage}": Acl(**{name: getattr(shared, f"{stage}_{name}") for name in ACL_LAYOUT})
+    acl, switch = shared.of("acl"), shared.of("switch")
+    arrays = {
+        f"acl_{stage}": Acl(**{name: getattr(acl, f"{stage}_{name}") for name in ACL_LAYOUT})
         for stage in STAGES
     }
-    plain = {name: getattr(shared, name) for name in SharedTables._fields if name not in stages}
-    return SharedTables(**plain, **stages)
+    arrays |= {"rule_hits": acl.hits, "mac": switch.mac, "vlan_allowed": switch.vlan_allowed}
+    arrays |= {"switch_counters": _whole_rows(switch.counts), "meters": shared.of("meter").meters}
+    plain = {name: getattr(shared, name) for name in SharedTables._fields if name not in arrays}
+    return SharedTables(**plain, **arrays)
+
+
+def _whole_rows(counters):
+    """Rows of counters with what fills their cache line: of one type, however many workers there are."""
+    shape = (len(counters), counters.strides[0] // counters.itemsize)
+    return np.lib.stride_tricks.as_strided(counters, shape, (counters.strides[0], counters.itemsize))
 
 
 def make_worker(shared, number, workers, batch, epoll_fd=-1, kick_fd=-1):
@@ -182,10 +191,13 @@ class WorkerThread:
         """Wake the worker if it sleeps."""
         os.eventfd_write(self.kick_fd, 1)
 
-    def join(self):
-        """Wait for the end of the loop and give the private memory back."""
-        self._thread.join()
+    def join(self, timeout_s):
+        """Wait for the end of the loop and give what it slept on back; False when it did not end in time."""
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return False
         self.close()
+        return True
 
     def close(self):
         """Give back what the loop slept on."""

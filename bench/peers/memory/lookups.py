@@ -39,15 +39,16 @@ def _mac(lib, entries, stack, ms):
     keys = np.array([address << 16 | 1 for address in addresses], np.uint64)
     ports = np.arange(entries, dtype=np.uint64) % np.uint64(LEARNED_ON)
     shared = InMemory().shared
-    counters = np.zeros_like(shared.switch_counters[0])
-    loops.learn_all(shared.mac, keys, ports, shared.ports, NOW, AGEING, counters)
+    switch = shared.of("switch")
+    counters = np.zeros_like(switch.counts[0])
+    loops.learn_all(switch.mac, keys, ports, shared.ports, NOW, AGEING, counters)
     table = stack.enter_context(made("table_new", "table_free", pointer(keys), pointer(ports), entries))
     asked = np.array(rng.choices(keys.tolist(), k=LOOKUPS), np.uint64)
     at = pointer(asked)
     known, few = dict(zip(keys.tolist(), ports.tolist(), strict=True)), asked[:1000].tolist()
 
     def ours(rounds):
-        return loops.lookup_loop(shared.mac, asked, shared.ports, NOW, AGEING, rounds)
+        return loops.lookup_loop(switch.mac, asked, shared.ports, NOW, AGEING, rounds)
 
     def by_dict(rounds):
         for _ in range(rounds):

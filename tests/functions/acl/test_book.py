@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.functions.acl.book import DEFAULT_SLOTS, FIRST_SLOT, RuleBook, acl_rule
+from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP
 from dpu_runtime.kernels.acl.rule import AclRule
 from dpu_runtime.plane.shared import SharedState
@@ -64,7 +64,7 @@ def test_every_key_has_a_case():
 
 @pytest.fixture
 def book():
-    return RuleBook(SharedState.create())
+    return RuleBook(SharedState.create(2))
 
 
 def put(book, *names, stage="ingress"):
@@ -73,7 +73,7 @@ def put(book, *names, stage="ingress"):
 
 def hit(book, name, packets, worker=0):
     """What a worker does when packets match."""
-    book.shared.rule_hits[worker, book.slots[name]] += np.array([packets, packets * 100], np.uint64)
+    book.shared.of("acl").hits[worker, book.slots[name]] += np.array([packets, packets * 100], np.uint64)
 
 
 def test_rule_keeps_its_counter_whatever_comes_and_goes(book):
@@ -106,7 +106,7 @@ def test_new_rule_in_an_old_slot_begins_at_zero(book):
 
 def test_defaults_are_counted_under_their_own_names(book):
     put(book)
-    book.shared.rule_hits[1, DEFAULT_SLOTS["egress"], 0] = 4
+    book.shared.of("acl").hits[1, DEFAULT_SLOTS["egress"], 0] = 4
     assert book.hits(2) == {"default-ingress": (0, 0), "default-egress": (4, 0)}
 
 
@@ -134,7 +134,8 @@ def test_counters_survive_the_control_process(book):
 
 def test_rules_that_do_not_fit_change_nothing(book, monkeypatch):
     put(book, "a")
-    before = book.notes(), int(book.shared.ingress_active[0]), int(book.shared.egress_active[0])
+    tables = book.shared.of("acl")
+    before = book.notes(), int(tables.ingress_active[0]), int(tables.egress_active[0])
 
     def full(*_):
         raise ValueError("more than 65536 rules")
@@ -142,4 +143,4 @@ def test_rules_that_do_not_fit_change_nothing(book, monkeypatch):
     monkeypatch.setattr("dpu_runtime.functions.acl.book.build_stage", full)
     with pytest.raises(ValueError, match="more than"):
         put(book, "a", "b")
-    assert (book.notes(), int(book.shared.ingress_active[0]), int(book.shared.egress_active[0])) == before
+    assert (book.notes(), int(tables.ingress_active[0]), int(tables.egress_active[0])) == before
