@@ -77,7 +77,7 @@ class Addresses:
 
     def __init__(self, count):
         self._bench = kernels.Bench()
-        self._switched = self._bench.device.shared.switch_counters[0]
+        self._switched = self._bench.device.shared.of("switch").counts[0]
         self._bench.run("pipeline_loop", _numbered(count, SOURCE_AT, 1), -(-count // BATCH_SIZE), 0)
         full = self._switched[COUNTER_TABLE_FULL]
         assert full == 0, f"there was no room for {full} of {count} addresses"
@@ -109,7 +109,7 @@ class Workers:
     """A device in memory with two workers, each on a CPU and with ports and rules in common."""
 
     def __init__(self):
-        self._device = InMemory()
+        self._device = InMemory(max(WORKERS))
         shared = self._device.shared
         for port in (0, 1):
             self._device.add_port(port, PORT_UP | ALL_OFFLOADS)

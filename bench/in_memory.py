@@ -29,15 +29,16 @@ ALL_OFFLOADS = (
 class InMemory:
     """Arguments of `dpu_runtime.plane.worker.pipeline`: worker and burst; and the tables' writers.
 
-    on   names of stages in the programs of all ports: as in a daemon, what rules and VLANs need is added
+    on       names of stages in the programs of all ports: as in a daemon, what rules and VLANs need is added
+    workers  with rows in the tables; `worker` is the first of them
     """
 
-    def __init__(self, on=("switch_admit", "switch")):
-        self.shared = SharedState.create()
+    def __init__(self, on=("switch_admit", "switch"), workers=1):
+        self.shared = SharedState.create(workers)
         os.close(self.shared.fd)  # mapped, and nobody else will
         settings = self.shared.of("switch").settings
         settings[mac_table.AGEING_TICKS] = mac_table.ageing_ticks(mac_table.MAC_AGEING_SECONDS)
-        self.worker, self.burst, self.stages, self.programs = make_private(self.shared, 0, 1)
+        self.worker, self.burst, self.stages, self.programs = make_private(self.shared, 0, workers)
         self.on = set(on)
         set_programs(self.programs, self.on)
 

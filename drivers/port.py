@@ -24,7 +24,7 @@ class Kind(enum.IntEnum):
 
 
 class PortCounter(enum.IntEnum):
-    """Columns of `port_counters: uint64[WORKERS, PORTS_MAX, PORT_COUNTER_COUNT]`."""
+    """Columns of `port_counters: uint64[workers, PORTS_MAX, PORT_COUNTER_COUNT]`."""
 
     RX_PACKETS = 0
     RX_BYTES = 1  # octets of frames, without FCS

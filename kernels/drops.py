@@ -59,6 +59,7 @@ class Drop(enum.IntEnum):
     RING_ADDRESS = 49  # buffer outside the guest's memory
     RING_DISABLED = 50  # the driver has switched the queue off
     RING_BUFFER = 51  # larger than the driver's receive buffer
+    EARLIER = 54  # for a reason that only an earlier version of the data plane had
 
 
 DROP_REASON_COUNT = 64  # room to grow without a new layout; meta's drop_reason from here on is a function's

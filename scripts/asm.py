@@ -140,8 +140,8 @@ class Arguments:
         worker = make_worker(shared, 0, 1, Lent(batch))
         values = {**worker._asdict(), **batch._asdict(), **tables._asdict()}
         values = {name: Lent(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        values |= {"row": batch.headers[0], "record": batch.meta[0], "words": shared.meters[0, 0]}
-        values |= {"hits": shared.rule_hits[0], "counters": shared.switch_counters[0]}
+        values |= {"row": batch.headers[0], "record": batch.meta[0], "words": shared.of("meter").meters[0, 0]}
+        values |= {"hits": shared.of("acl").hits[0], "counters": shared.of("switch").counts[0]}
         values |= {"drops": shared.drops[0]}
         self._values = values
 

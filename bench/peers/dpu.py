@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dpu_runtime.api.client import Client
 from dpu_runtime.kernels.switch import mac_table
-from dpu_runtime.plane.shared import SharedState
+from dpu_runtime.plane.shared import BALANCE_IN, SharedState
 from dpu_runtime.plane.words import Control
 from examples.dpu_daemon import DpuDaemon
 
@@ -32,7 +32,7 @@ def settled_stats(call):
     for _ in range(SETTLE_TRIES):
         stats = call("stats")
         b = stats["balance"]
-        missing = b["received"] + b["copies"] + b["segments"] - b["transmitted"] - b["dropped"] - b["merged"]
+        missing = sum(packets if key in BALANCE_IN else -packets for key, packets in b.items())
         if not missing:
             break
         time.sleep(SETTLE_SECONDS)
@@ -104,7 +104,7 @@ class Dpu:
                 "ports": int((shared.ports["kind"] != 0).sum()),
                 "ports of floods": int(shared.active_ports[0]),
                 "MAC entries": len(
-                    mac_table.entries(shared.mac, shared.ports, mac_table.ticks_now(), ageing)
+                    mac_table.entries(shared.of("switch").mac, shared.ports, mac_table.ticks_now(), ageing)
                 ),
             }
         finally:

@@ -30,6 +30,9 @@ class Device(Protocol):
     async def start(self) -> None:
         """Bring up the data plane, or adopt one that runs."""
 
+    async def take_over(self) -> None:
+        """End what `start` began where a data plane of another version runs; ports and rules are set."""
+
     async def stop(self) -> None:
         """Take everything down."""
 

@@ -25,6 +25,7 @@ from dpu_runtime.control.control import REFUSALS, Control, Device, plan
 from dpu_runtime.control.notify import sd_notify, watchdog_interval_s
 from dpu_runtime.control.origin import Kept
 from dpu_runtime.control.state import StateDir
+from dpu_runtime.device.supervisor import NotAdoptedError
 
 __all__ = ["Daemon", "Device", "run"]
 
@@ -88,10 +89,15 @@ class Daemon:
         self._control = Control(device, self._state, self.runtime)
         self._server = Server(self.runtime.socket, Api(self._control).call)
         await self._server.listen()
-        await device.start()
-        if device.status().get("adopted"):
-            await self._adopt()
-        else:
+        try:
+            await device.start()
+            adopted = device.status().get("adopted")
+            if adopted:
+                await self._adopt()
+        except NotAdoptedError:
+            self._control = None  # what runs goes on, and is not this process's to take down
+            raise
+        if not adopted:
             await self._control.start(self.config, self._kept())
         await self._server.serve()
         log.info("ready after %.2f s, socket %s", time.monotonic() - began, self.runtime.socket)
@@ -119,7 +125,12 @@ class Daemon:
             raise
         same = {key: getattr(running.runtime, key) for key in ("workers", *plan.STAGE_DEFAULTS)}
         runtime = self.runtime.model_copy(update=same)  # the rest is this process's own
-        running = await self._control.adopt(running.model_copy(update={"runtime": runtime}), kept)
+        running = running.model_copy(update={"runtime": runtime})
+        try:
+            running = await self._control.adopt(running, kept)
+            await self._control.device.take_over()
+        except REFUSALS as error:
+            raise NotAdoptedError(str(error)) from error
         log.info("adopted a data plane with %d ports and %d rules", len(running.port), len(running.rule))
         if self._named_config:
             self._report_differences(running)

@@ -13,9 +13,6 @@ import os
 import time
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from dpu_runtime.config.models import AnyPort
 from dpu_runtime.device.interface_watch import InterfaceWatch
 from dpu_runtime.device.live_port import Slot, has_rings, make_driver, makes_interface, uses_interface
 from dpu_runtime.device.port_info import port_info
@@ -23,6 +20,7 @@ from dpu_runtime.device.port_queues import PortQueues, add_message
 from dpu_runtime.device.port_rows import PortRows
 from dpu_runtime.device.ring_port import RingPlane
 from dpu_runtime.device.supervisor import DataPlaneError, Process, Supervisor
+from dpu_runtime.device.takeover import Takeover
 from dpu_runtime.device.wiring import change_mtu, change_shaper, wire_interface
 from dpu_runtime.drivers.af_xdp.umem import Umem
 from dpu_runtime.drivers.port import PortError
@@ -39,14 +37,11 @@ from dpu_runtime.plane.words import Control, WorkerWord
 log = logging.getLogger("dpu.device")
 
 ADOPT_SOCKET = "dataplane.sock"  # in the state directory
-PASS_TIMEOUT_S = 5.0
 WATCH_RINGS_S = 0.5
 HEALTHY_TIMEOUT_S = 2.0
 # keys of a port that change under traffic; all others make it go and come again
 IN_PLACE = {"mtu", "vlan", "trunk", "spoof_check", "verify_checksum", "gro", "owner"}
 IN_PLACE |= {"rx_rate", "rx_burst", "tx_rate", "tx_burst"}
-
-_any_port = TypeAdapter(AnyPort)
 
 
 def _alone(method):
@@ -60,10 +55,11 @@ def _alone(method):
     return alone
 
 
-class DpuDevice:
+class DpuDevice(Takeover):
     """The device of `runtime`, a RuntimeConfig."""
 
     def __init__(self, runtime):
+        super().__init__()
         self.runtime = runtime
         self.shared = None
         self._rows = None  # of `shared`
@@ -82,55 +78,23 @@ class DpuDevice:
         self._interfaces = InterfaceWatch(self, self._queues)
 
     async def start(self):
-        """Adopt the data plane that runs in this state directory, or start one."""
+        """Adopt the data plane that runs in this state directory, or start one.
+
+        `take_over` must follow, once the tables are set. Raises NotAdoptedError: one runs, and goes on.
+        """
         check_tun_device()
         self._watcher = asyncio.get_running_loop().create_task(self._watch_rings())
-        self._interfaces.start()
         process = await asyncio.to_thread(Process.connect, self._adopt_path)
         if process is not None and await self._adopt(process):
+            if not self.upgrading:
+                self._interfaces.start()
             return
-        self._map(SharedState.create())
+        self._interfaces.start()
+        self._map(SharedState.create(len(self._cpus)))
         self.rules = RuleBook(self.shared)
         self._kicks = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in self._cpus]
         self._write_settings()
         await self._supervisor.start()
-
-    async def _adopt(self, process):
-        hello = process.hello
-        try:
-            self._map(SharedState.attach(process.hello_fds[0]))
-        except ValueError as error:
-            log.error("data plane %d is ended, not adopted: %s", process.pid, error)
-            await process.request({"do": "stop"})
-            await process.exited()
-            return False
-        self._kicks = process.hello_fds[1:]
-        self._cpus = hello["cpus"]
-        notes = self.shared.read_notes()
-        for name, (index, config, base) in notes.get("ports", {}).items():
-            port = _any_port.validate_json(config)
-            driver = make_driver(port, len(self._cpus), self._umem)
-            slot = Slot(index, port, driver, base, self._make_plane(name, index, port, driver))
-            slot.open = bool(int(self.shared.ports[index]["flags"]) & layout.PORT_UP)
-            slot.lost = uses_interface(port) and index not in hello["ports"]
-            if not slot.lost:
-                reply, fds = await process.request({"do": "get_port", "index": index})
-                if has_rings(port):
-                    driver.adopt(reply["snapshot"], fds)
-                else:
-                    driver.adopt(fds, reply["layout"])
-            self.ports[name] = slot
-            self._interfaces.look_at(name)
-        self._rows.list(self.ports)  # whoever wrote it last may not have ended
-        self.rules = RuleBook(self.shared, **notes.get("rules", {}))
-        self._started = notes.get("daemon", {}).get("started", self._started)
-        self._write_settings()
-        self._supervisor.adopt(process)
-        await perf_map.ask(process, self.runtime.perf_map)
-        for slot in self.ports.values():
-            if slot.plane:
-                await slot.driver.start(slot.plane)
-        return True
 
     def _map(self, shared):
         self.shared = shared
@@ -152,34 +116,6 @@ class DpuDevice:
         for fd in self._kicks:
             os.close(fd)
         self._kicks = []
-
-    async def _restore(self, process):
-        """Hand the shared memory and every port to a fresh data-plane process."""
-        lost = self.shared.book_lost_packets(len(self._cpus))
-        mac_table.repair(self.shared.mac)
-        if lost:
-            log.warning("%d packets were in the hands of the dead data plane", lost)
-        message = {"do": "attach", "cpus": self._cpus, "adopt_path": self._adopt_path}
-        await process.request(message, [self.shared.fd, *self._kicks])
-        # A port that is deleted meanwhile is deleted there once this is done; its queues are open until then.
-        slots = list(self.ports.values())
-        # First every guest can be sent to, then packets come in: none goes to a port that is not there yet.
-        rings = [slot for slot in slots if slot.plane]
-        for slot in rings:
-            await process.request({"do": "add_ring_port", "index": slot.index})
-            snapshot, fds = slot.driver.snapshot()
-            await process.request({"do": "set_rings", "index": slot.index, "snapshot": snapshot}, fds)
-        queues = [slot for slot in slots if not slot.plane and not slot.lost]
-        for slot in queues:  # all of them before the first is handed over: they may share memory
-            await self._queues.renew(slot)
-        for slot in queues:
-            if not slot.lost:
-                await self._queues.restore(process, slot)
-            if slot.lost:
-                self._interfaces.look_at(slot.config.name)
-        for slot in rings:
-            await process.request({"do": "poll_rings", "index": slot.index})
-        await perf_map.ask(process, self.runtime.perf_map)
 
     def _write_settings(self):
         control = self.shared.control
@@ -337,17 +273,8 @@ class DpuDevice:
         self._note(rules=self.rules.notes())
 
     async def _pass_epoch(self):
-        """Wait until every worker has seen all that was written before."""
-        control = self.shared.control
-        control[Control.EPOCH] += 1
-        epoch = int(control[Control.EPOCH])
-        for kick in self._kicks:
-            os.eventfd_write(kick, 1)
-        limit = time.monotonic() + PASS_TIMEOUT_S
-        while int(self.shared.worker_state[: len(self._cpus), WorkerWord.SEEN_EPOCH].min()) < epoch:
-            if time.monotonic() > limit:
-                raise DataPlaneError("a worker does not take the new tables")
-            await asyncio.sleep(0.0005)
+        """Wait until every worker has seen all that was written before; those of a successor have."""
+        await self._supervisor.request({"do": "pass_epoch"})
 
     # what there is
 

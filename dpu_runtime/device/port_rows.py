@@ -24,7 +24,7 @@ class PortRows:
 
     def write(self, index, port, driver, up=0):
         """Write the row of a port; without `up` no packet passes yet."""
-        vlans = self.shared.vlan_allowed[index]
+        vlans = self.shared.of("switch").vlan_allowed[index]
         vlans[:] = 0
         for vlan in [*(port.trunk or []), *([port.vlan] if port.vlan else [])]:
             vlans[vlan // 64] |= 1 << (vlan % 64)
@@ -48,7 +48,7 @@ class PortRows:
         row["flags"] = flags
 
     def _write_meters(self, index, port):
-        meters = self.shared.meters[index]
+        meters = self.shared.of("meter").meters[index]
         if port.rx_rate is not None:
             burst = burst_behind_shaper if makes_interface(port) else meter_burst
             write_meter(meters[RX], port.rx_rate, burst(port.rx_rate, port.rx_burst))
@@ -63,7 +63,7 @@ class PortRows:
     def clear(self, index):
         """Free a row; what was learned of its port is not believed any more."""
         self.shared.devices[index]["xconnect"] = 0
-        clear_meters(self.shared.meters[index])
+        clear_meters(self.shared.of("meter").meters[index])
         row = self.shared.ports[index]
         row["kind"] = row["flags"] = 0
         row["generation"] += 1

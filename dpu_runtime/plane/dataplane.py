@@ -28,17 +28,18 @@ from dpu_runtime.drivers.vhost_user.layout import FAULT_CALL, FAULT_MEMORY
 from dpu_runtime.kernels.layout import PORT_UP
 from dpu_runtime.observe import perf_map
 from dpu_runtime.plane import channel
-from dpu_runtime.plane.shared import SharedState
+from dpu_runtime.plane.ownership import Ownership
 from dpu_runtime.plane.words import Control, WorkerWord
 
 STUCK_CALL_S = 0.1  # between looks for a worker that a driver makes wait
 PASS_TIMEOUT_S = 5.0  # every worker passes an epoch within this
 
 
-class DataPlane:
+class DataPlane(Ownership):
     """The process's state: workers, ports, and the channel to the control process."""
 
     def __init__(self, sock, tsc_hz, guard):
+        super().__init__()
         self.sock = sock
         self.guard = guard
         self.tsc_hz = tsc_hz
@@ -46,40 +47,28 @@ class DataPlane:
         self.listener_path = None
         self.shared = None
         self.shared_fd = -1
+        self.kicks = []
         self.workers = []
         self.cpus = []
         self.ports = {}  # index -> what drivers/mapping.py made of its descriptors
+        self.programs = [], ()  # what do_set_programs was told last
         self.backends = {}  # index -> Backend, of ports with rings
         self.stopping = False
         self._look_at = 0.0  # time.monotonic() of the next look for a worker that a driver makes wait
 
     # requests, one method each; each returns (reply, descriptors)
 
-    def do_attach(self, message, fds):
-        """Map the shared memory, start the workers, listen for adoption."""
-        from dpu_runtime.plane.worker_thread import WorkerThread  # noqa: PLC0415
-
-        self.shared_fd, kicks = fds[0], fds[1:]
-        self.cpus = message["cpus"]
-        self.shared = SharedState.attach(self.shared_fd)
-        self.shared.control[Control.TSC_HZ] = self.tsc_hz
-        self.shared.control[Control.STOP] = 0
-        self._listen(message["adopt_path"])
-        for index in self.shared.devices["pairs"].nonzero()[0]:  # of a process before this one
-            self.shared.rings[index]["configured"] = 0
-        count = len(self.cpus)
-        self.workers = [
-            WorkerThread(self.shared, number, cpu, kick, count)
-            for number, (cpu, kick) in enumerate(zip(self.cpus, kicks, strict=True))
-        ]
-        for worker in self.workers:
-            worker.start()
+    def do_pass_epoch(self, _message, _fds):
+        """Answer when every worker has seen all that was written before."""
+        self._pass_epoch()
         return {"ok": True}, ()
 
     def do_set_programs(self, message, _fds):
         """Run these stages at each port and hook, in this order; every worker does when this is answered."""
+        programs = message["programs"], message.get("tasks", ())
         for worker in self.workers:
-            worker.programs.set(message["programs"], message.get("tasks", ()))
+            worker.programs.set(*programs)
+        self.programs = programs
         self._pass_epoch()
         return {"ok": True}, ()
 
@@ -93,32 +82,38 @@ class DataPlane:
 
     def do_add_port(self, message, fds):
         """Poll a port's n queues: worker w polls queue w. A worker beyond n only sends, on queue w mod n."""
-        index = message["index"]
-        port = map_queues(message["kind"], index, self.shared, fds, message["layout"])
-        self.ports[index] = port
+        self._add_port(message["index"], message["kind"], fds, message["layout"])
+        return {"ok": True}, ()
+
+    def _add_port(self, index, kind, fds, layout):
+        port = self.ports[index] = map_queues(kind, index, self.shared, fds, layout)
         count = len(port.queue_fds)
         for number, worker in enumerate(self.workers):
             queue = number % count
             worker.add_port(index, port.queue_fds[queue], queue, receives=number < count)
-        return {"ok": True}, ()
 
     def do_add_ring_port(self, message, _fds):
         """Make a port whose queues are rings in a guest's memory; `set_rings` says which.
 
         It takes packets for the guest from then on, and the guest's own from `poll_rings` on.
         """
-        index = message["index"]
+        self._add_ring_port(message["index"])
+        return {"ok": True}, ()
+
+    def _add_ring_port(self, index):
         self.ports[index] = PlainQueues((), {})
         self.backends[index] = Backend(
             index, self.shared, self.guard, self._add_kick(index), self._del_kick, self._pass_epoch
         )
-        return {"ok": True}, ()
 
     def do_poll_rings(self, message, _fds):
         """Take packets from a port's rings."""
-        for worker in self.workers:
-            worker.add_ring_port(message["index"])
+        self._poll_rings(message["index"])
         return {"ok": True}, ()
+
+    def _poll_rings(self, index):
+        for worker in self.workers:
+            worker.add_ring_port(index)
 
     def do_set_rings(self, message, fds):
         """Bring a port's memory and rings to a snapshot, drivers/vhost_user/README.md."""
@@ -151,10 +146,9 @@ class DataPlane:
         return {"ok": True}, ()
 
     def do_hello(self, _message, _fds):
-        """Say who is running, with the shared memory and the wake-up descriptors: for adoption."""
-        kicks = [worker.kick_fd for worker in self.workers]
+        """Say who is running and what it has mapped, with memory and wake-up descriptors: for adoption."""
         reply = {"ok": True, "pid": os.getpid(), "ports": sorted(self.ports), "cpus": self.cpus}
-        return reply, [self.shared_fd, *kicks]
+        return reply | {"regions": self.shared.told()}, [self.shared_fd, *self.kicks]
 
     def do_get_port(self, message, _fds):
         """Hand out a port's queues, or the snapshot of its rings."""
@@ -167,8 +161,38 @@ class DataPlane:
     def do_stop(self, _message, _fds):
         """End: stop the workers at a burst boundary, close every port."""
         self.stopping = True
-        self._stop_workers()
+        if self.owns:
+            self._stop_workers()
         return {"ok": True}, ()
+
+    # workers
+
+    def _make_workers(self):
+        from dpu_runtime.plane.worker_thread import WorkerThread  # noqa: PLC0415
+
+        self.workers = [
+            WorkerThread(self.shared, number, cpu, kick, len(self.cpus))
+            for number, (cpu, kick) in enumerate(zip(self.cpus, self.kicks, strict=True))
+        ]
+        for worker in self.workers:
+            worker.programs.set(*self.programs)
+
+    def _start_workers(self):
+        self.shared.control[Control.TSC_HZ] = self.tsc_hz
+        self.shared.control[Control.STOP] = 0
+        self.running = True
+        for worker in self.workers:
+            worker.start()
+
+    def _end_workers(self):
+        """Stop the workers at a burst boundary, also one that a driver makes wait."""
+        self.shared.control[Control.STOP] = 1
+        for worker in self.workers:
+            worker.kick()
+        for worker in self.workers:
+            while self.running and not worker.join(STUCK_CALL_S):
+                self._free_workers()
+        self.running = False
 
     # the loop
 
@@ -222,6 +246,8 @@ class DataPlane:
         except channel.ChannelClosedError:
             self.sock.close()
             self.sock = None
+            if self.paused:
+                self._go_on_alone()
 
     def _dispatch(self, message, fds):
         method = getattr(self, "do_" + str(message.get("do")), None)
@@ -236,6 +262,8 @@ class DataPlane:
     def _listen(self, path):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+        if self.listener is not None:
+            self.listener.close()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listener.bind(path)
         os.chmod(path, 0o600)
@@ -249,6 +277,9 @@ class DataPlane:
         self.sock = sock
 
     def _pass_epoch(self):
+        """Wait until every worker has seen what was written before; those that do not run use nothing."""
+        if not self.running:
+            return
         control = self.shared.control
         control[Control.EPOCH] += 1
         epoch = int(control[Control.EPOCH])
@@ -258,17 +289,14 @@ class DataPlane:
         for number in range(len(self.workers)):
             while self.shared.worker_state[number, WorkerWord.SEEN_EPOCH] < epoch:
                 if time.monotonic() > limit:
-                    raise TimeoutError(f"worker {number} does not pass epoch {epoch}")
+                    raise TimeoutError(f"worker {number} does not take the new tables (epoch {epoch})")
+                self._free_workers()
                 time.sleep(0.0002)
 
     def _stop_workers(self):
         if self.shared is None:
             return
-        self.shared.control[Control.STOP] = 1
-        for worker in self.workers:
-            worker.kick()
-        for worker in self.workers:
-            worker.join()
+        self._end_workers()
         for backend in self.backends.values():
             backend.stopped()
         self.backends = {}

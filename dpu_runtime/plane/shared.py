@@ -1,16 +1,15 @@
 """The shared memory of the two processes: every table, counter and worker state, laid out here.
 
-One memfd, made by the control process and mapped by the data plane. It outlives either: a new
-process maps it and goes on. `LAYOUT` is the whole truth; its hash is in the header, so that a
-process of another version refuses instead of misreading.
+One memfd, made by the control process and mapped by the data plane. It outlives either: a new process
+maps it and goes on. It is cut into regions (regions.py): the frame's own, one for each driver that has rows,
+one for each function, made from its declaration. A process of another version keeps the regions whose layout
+is its own (succession.py).
 Not:  anything of numba.
 """
 
-import hashlib
+import functools
 import json
-import mmap
 import os
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -21,13 +20,11 @@ from dpu_runtime.drivers.port import PORT_COUNTER_COUNT, PortCounter
 from dpu_runtime.drivers.vhost_user.layout import VHOST_LAYOUT
 from dpu_runtime.kernels.burst import PUNT_LAYOUT, SERVICE_WORDS, Service
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
-from dpu_runtime.kernels.layout import PER_WORKER, PORT_DTYPE, PORTS_MAX, WORKERS_MAX
+from dpu_runtime.kernels.layout import PER_WORKER, PORT_DTYPE, PORTS_MAX
+from dpu_runtime.plane.regions import Memory, Region
+from dpu_runtime.plane.succession import Succession, told
 from dpu_runtime.plane.words import Control
 from dpu_runtime.registry import functions
-
-MAGIC = 0x4450_5552_544D_0002  # "DPURTM", layout family 2
-PAGE_BYTES = 4096
-
 
 WORKER_WORDS = 16
 NOTES_BYTES = 16 << 20  # octets, one of two versions
@@ -35,106 +32,121 @@ NOTES_ADDED_MAX = 1 << 20  # octets of changes before notes are written anew
 
 
 FRAME_STAGES_MAX = 16  # room to grow
+BALANCE_IN = ("received", "copies", "segments", "made")  # of `balance`; all else is where packets went
 
-
-def function_layout(function):
-    """{name: (dtype, shape)} of a function's region."""
-    tables = function.tables
-    each = (tables.each or ("",)) if tables else ()
-    layout = {
-        f"{hook}_{name}" if hook else name: spec for hook in each for name, spec in tables.layout.items()
-    }
-    layout |= {name: (dtype, (PER_WORKER, *shape)) for name, (dtype, shape) in function.counters.items()}
-    layout["drops"] = ("u8", (PER_WORKER, max(1, len(function.drops))))
-    layout["stages"] = ("u8", (PER_WORKER, max(1, len(function.stages)), 2))
-    return layout
-
-
-LAYOUT = {
-    "control": ("u8", (16,)),
-    "worker_state": ("u8", (WORKERS_MAX, WORKER_WORDS)),
-    "ports": (PORT_DTYPE, (PORTS_MAX,)),
-    "port_errors": ("u8", (PORTS_MAX,)),  # errno of a queue that was lost, 0: none
-    "active_ports": ("u2", (1 + PORTS_MAX,)),  # how many, then the ports that floods visit
-    "port_counters": ("u8", (WORKERS_MAX, PORTS_MAX, PORT_COUNTER_COUNT)),
-    "drops": ("u8", (WORKERS_MAX, DROP_REASON_COUNT)),
-    "kernel_counters": ("u8", (WORKERS_MAX, FRAME_STAGES_MAX, 2)),  # packets, cycles
-    "services": ("u8", (WORKERS_MAX, SERVICE_WORDS)),
-    **{name: (dtype, (WORKERS_MAX, *shape[1:])) for name, (dtype, shape) in PUNT_LAYOUT.items()},
-    **VHOST_LAYOUT,
-    **AF_PACKET_LAYOUT,
-    **AF_XDP_LAYOUT,
-    "notes": ("u1", (2, NOTES_BYTES)),  # the control process's memory, lines of JSON, see write_notes
-    **{
-        f"{function.name}.{name}": (dtype, tuple(WORKERS_MAX if n == PER_WORKER else n for n in shape))
-        for function in functions()
-        for name, (dtype, shape) in function_layout(function).items()
+FRAME = Region(
+    "frame",
+    {
+        "control": ("u8", (16,)),
+        "worker_state": ("u8", (PER_WORKER, WORKER_WORDS)),
+        "ports": (PORT_DTYPE, (PORTS_MAX,)),
+        "port_errors": ("u8", (PORTS_MAX,)),  # errno of a queue that was lost, 0: none
+        "active_ports": ("u2", (1 + PORTS_MAX,)),  # how many, then the ports that floods visit
+        "port_counters": ("u8", (PER_WORKER, PORTS_MAX, PORT_COUNTER_COUNT)),
+        "drops": ("u8", (PER_WORKER, DROP_REASON_COUNT)),
+        "kernel_counters": ("u8", (PER_WORKER, FRAME_STAGES_MAX, 2)),  # packets, cycles
+        "services": ("u8", (PER_WORKER, SERVICE_WORDS)),
+        **PUNT_LAYOUT,
+        "notes": ("u1", (2, NOTES_BYTES)),  # the control process's memory, lines of JSON, see write_notes
     },
-}
+)
+DRIVERS = (
+    Region("vhost_user", VHOST_LAYOUT),  # each is called like the kind of port
+    Region("af_packet", AF_PACKET_LAYOUT),
+    Region("af_xdp", AF_XDP_LAYOUT),
+)
 
 
-def _place(layout):
-    """Offset of each array, page by page, and the size of it all."""
-    offsets, end = {}, PAGE_BYTES
-    for name, (dtype, shape) in layout.items():
-        offsets[name] = end
-        size = np.dtype(dtype).itemsize * int(np.prod(shape))
-        end += -(-size // PAGE_BYTES) * PAGE_BYTES
-    return offsets, end
+def function_region(function):
+    """The region of a Function: its tables, its counters, `drops` and `stages` by their names."""
+    tables = function.tables
+    layout = {}
+    if tables is not None:
+        for prefix in [f"{hook}_" for hook in tables.each] or [""]:
+            layout |= {f"{prefix}{name}": array for name, array in tables.layout.items()}
+    layout |= {name: (dtype, (PER_WORKER, *shape)) for name, (dtype, shape) in function.counters.items()}
+    stages = tuple(stage.name for stage in function.stages)
+    layout["drops"] = ("u8", (PER_WORKER, max(1, len(function.drops))))
+    layout["stages"] = ("u8", (PER_WORKER, max(1, len(stages)), 2))  # packets, cycles
+    columns = {"drops": function.drops, "stages": stages}
+    return Region(function.name, layout, tuple(function.counters), columns)
 
 
-OFFSETS, TOTAL_BYTES = _place(LAYOUT)
-
-
-def layout_hash():
-    """64 bits that change whenever the layout does."""
-    text = repr([(name, np.dtype(dtype).descr, shape) for name, (dtype, shape) in LAYOUT.items()])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+@functools.cache
+def regions():
+    """Every region that this version has."""
+    return (FRAME, *DRIVERS, *map(function_region, functions()))
 
 
 class SharedState:
-    """The arrays of LAYOUT as attributes, over one mapped memfd."""
+    """The arrays of the frame and the drivers as attributes, and those of functions by `of`.
 
-    def __init__(self, fd):
-        self.fd = fd
-        size = os.fstat(fd).st_size
-        if size != TOTAL_BYTES:
-            raise ValueError(f"shared memory has {size} octets, this version's layout {TOTAL_BYTES}")
-        self._map = mmap.mmap(fd, TOTAL_BYTES)
-        self._header = np.frombuffer(self._map, "u8", 2)
-        self._notes_end = (
-            0  # octets up to which changes are added to the notes; 0: they are another process's
-        )
-        self._functions = {}
-        for name, (dtype, shape) in LAYOUT.items():
-            count = int(np.prod(shape))
-            array = np.frombuffer(self._map, dtype, count, OFFSETS[name]).reshape(shape)
-            function, _, own = name.rpartition(".")
-            if function:
-                setattr(self._functions.setdefault(function, SimpleNamespace()), own, array)
-            else:
-                setattr(self, name, array)
+    workers     how many run: the length of PER_WORKER dimensions
+    succession  succession.py, of a memory that a data plane ran on before this process came
+    """
 
-    def of(self, function):
-        """The arrays of a function's region, as attributes."""
-        return self._functions[function]
+    def __init__(self, memory, wanted, entries, arrays, succession=None):
+        self.fd = memory.fd
+        self.workers = memory.workers
+        self.succession = succession
+        self._memory = memory
+        self._regions = wanted
+        self._entries = entries
+        self._arrays = arrays
+        self._notes_end = 0  # octets up to which changes are added; 0: the notes are another process's
+        for region in (FRAME, *DRIVERS):
+            vars(self).update(vars(arrays[region.name]))
+
+    def of(self, name):
+        """The arrays of the region `name`, a function's, as attributes."""
+        return self._arrays[name]
 
     @classmethod
-    def create(cls):
-        """Make and map a new memfd; untouched pages take no memory."""
-        fd = os.memfd_create("dpu-shared", os.MFD_CLOEXEC)
-        os.ftruncate(fd, TOTAL_BYTES)
-        state = cls(fd)
-        state._header[:] = MAGIC, layout_hash()
-        return state
+    def create(cls, workers=1, wanted=None):
+        """Make and map a new memfd; untouched pages take no memory. Raises RegionError."""
+        wanted = wanted or regions()
+        memory = Memory.create(workers)
+        try:
+            made = {region.name: memory.make(region) for region in wanted}
+        except BaseException:
+            os.close(memory.fd)
+            raise
+        entries, arrays = ({name: pair[part] for name, pair in made.items()} for part in (0, 1))
+        return cls(memory, wanted, entries, arrays)
 
     @classmethod
-    def attach(cls, fd):
-        """Map a memfd made by another process; ValueError when its layout is another version's."""
-        state = cls(fd)
-        if tuple(state._header.tolist()) != (MAGIC, layout_hash()):
-            raise ValueError("shared memory was laid out by another version of dpu-runtime")
-        return state
+    def attach(cls, fd, wanted=None):
+        """Map a memfd made by another process of this version. Raises ValueError, RegionError."""
+        wanted = wanted or regions()
+        memory = Memory(fd)
+        entries, arrays = {}, {}
+        for region in wanted:
+            entry = memory.find(region)
+            if entry is None:
+                raise ValueError(f"the shared memory has no region {region.name!r} of this version's layout")
+            entries[region.name], arrays[region.name] = entry, memory.map(region, entry)
+        return cls(memory, wanted, entries, arrays)
+
+    @classmethod
+    def adopt(cls, fd, before, wanted=None):
+        """Go on with the memory that a data plane of any version runs on; `before` is its `told()`.
+
+        Raises ValueError when the frame's own region is of another layout, RegionError when one that is
+        missing cannot be made; then nothing has changed.
+        """
+        wanted = wanted or regions()
+        memory = Memory(fd)
+        try:
+            succession = Succession(memory, wanted, before, firm={FRAME.name})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"what the data plane tells of its memory cannot be read: {error!r}") from None
+        return cls(memory, wanted, succession.entries, succession.arrays, succession)
+
+    def told(self):
+        """What this process has mapped, for `adopt` by another: {region: JSON}."""
+        return {
+            region.name: told(region, self._entries[region.name], self.workers) for region in self._regions
+        }
 
     def write_notes(self, notes):
         """Keep `notes`, {kind: {key: value}}, for the next control process.
@@ -173,33 +185,36 @@ class SharedState:
         lines = half[8 : 8 + int(half[:8].view("u8")[0])].tobytes().splitlines()
         return replay(map(json.loads, lines))
 
-    def balance(self, workers):
-        """Packets received, made, sent, dropped and merged away, summed over `workers`.
+    def balance(self, workers=None):
+        """Packets received, made, sent, dropped, merged away and kept, by the first `workers`, or all.
 
-        received + copies + segments = transmitted + dropped + merged + in hand
+        received + copies + segments + made = transmitted + dropped + merged + held + punted + in hand
         """
         per_port = self.port_counters[:workers].sum(axis=(0, 1))
-        services = self.services[:workers].sum(axis=0)
-        dropped = self.drops[:workers].sum() + sum(
-            region.drops[:workers].sum() for region in self._functions.values()
-        )
+        services = self.services[:workers].sum(axis=0, dtype=np.uint64)
+        drops = [arrays.drops for arrays in self._arrays.values() if hasattr(arrays, "drops")]
         return {
             "received": int(per_port[PortCounter.RX_PACKETS]),
             "copies": int(services[Service.COPIES]),
             "segments": int(per_port[PortCounter.GSO_SEGMENTS]),
+            "made": int(services[Service.MADE]),
             "transmitted": int(per_port[PortCounter.TX_PACKETS]),
-            "dropped": int(dropped),
+            "dropped": sum(int(rows[:workers].sum()) for rows in drops),
             "merged": int(per_port[PortCounter.GRO_MERGED]),
+            "held": int(services[Service.HELD]),
+            "punted": int(services[Service.PUNTED]),
         }
 
-    def book_lost_packets(self, workers):
-        """Count packets that were in the hands of a dead data plane as dropped; returns how many.
+    def book_lost_packets(self):
+        """Count packets that a dead data plane had in its hands, or held, as dropped; returns how many.
 
         Call it while no worker runs. A packet sent but not yet booked makes the balance negative:
         then nothing is booked.
         """
-        b = self.balance(workers)
-        lost = b["received"] + b["copies"] + b["segments"] - b["transmitted"] - b["dropped"] - b["merged"]
+        self.services[:, Service.HELD] = 0  # they were in its private memory
+        balance = self.balance()
+        came = sum(balance[key] for key in BALANCE_IN)
+        lost = came - sum(packets for key, packets in balance.items() if key not in BALANCE_IN)
         if lost > 0:
             self.drops[0, Drop.RESTART] += np.uint64(lost)
         return max(lost, 0)

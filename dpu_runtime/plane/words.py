@@ -7,10 +7,10 @@ import enum
 
 
 class Control(enum.IntEnum):
-    """Words of `control`, written by the control side, read by every worker each round."""
+    """Words of `control`, read by every worker each round; written by the control side, if not said."""
 
-    STOP = 0  # 1: workers return
-    EPOCH = 1  # grows with every change; a worker copies it to SEEN_EPOCH between bursts
+    STOP = 0  # 1: workers return; by the data plane
+    EPOCH = 1  # by the data plane, which alone increments it; workers copy it to SEEN_EPOCH between bursts
     IDLE_SPIN_US = 2  # how long a worker polls before it sleeps
     TSC_HZ = 5  # rate of the cycle counters; measured by the data plane
     NOTES_VERSION = 4  # its lowest bit names the half of `notes` in force

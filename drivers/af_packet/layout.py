@@ -7,7 +7,7 @@ Not: anything of numba.
 
 import numpy as np
 
-from dpu_runtime.kernels.layout import PORTS_MAX, WORKERS_MAX
+from dpu_runtime.kernels.layout import PER_WORKER, PORTS_MAX
 
 PACKET_QUEUE_DTYPE = np.dtype(
     [
@@ -32,4 +32,4 @@ PACKET_QUEUE_DTYPE = np.dtype(
     align=True,
 )
 assert PACKET_QUEUE_DTYPE.itemsize == 128, PACKET_QUEUE_DTYPE.itemsize  # a cache line each way
-AF_PACKET_LAYOUT = {"packet_queues": (PACKET_QUEUE_DTYPE, (PORTS_MAX, WORKERS_MAX))}  # [port, queue]
+AF_PACKET_LAYOUT = {"packet_queues": (PACKET_QUEUE_DTYPE, (PORTS_MAX, PER_WORKER))}  # [port, queue]

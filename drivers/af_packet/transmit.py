@@ -38,7 +38,6 @@ from dpu_runtime.drivers.port import PortCounter
 from dpu_runtime.kernels.checksum.payload import PIECE_BYTES, copy_octets, piece_count
 from dpu_runtime.kernels.compile.jit import helper
 from dpu_runtime.kernels.drops import Drop
-from dpu_runtime.kernels.layout import WORKERS_MAX
 from dpu_runtime.kernels.octets.atomic import load_acquire_u32, pause, store_release_u32, try_lock
 from dpu_runtime.kernels.octets.memory import (
     address_of,
@@ -76,7 +75,7 @@ def packet_tx(io, port, headers, meta, order, count, counters, drops):
     """
     number = np.int64(io.queue[port])
     queue = io.packet_queues[port, number]
-    row = np.uint64(port * WORKERS_MAX + number)
+    row = np.uint64(port * io.packet_queues.shape[1] + number)
     lock = address_of(io.packet_queues) + row * _ROW_BYTES + _LOCK_OFFSET
     sent = _0
     octets = _0

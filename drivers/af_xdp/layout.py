@@ -7,7 +7,7 @@ Not: anything of numba.
 
 import numpy as np
 
-from dpu_runtime.kernels.layout import PORTS_MAX, WORKERS_MAX
+from dpu_runtime.kernels.layout import PER_WORKER, PORTS_MAX
 
 FRAME_SHIFT = 11
 FRAME_BYTES = 1 << FRAME_SHIFT  # octets of a frame, linux/if_xdp.h chunk_size
@@ -52,7 +52,7 @@ def xdp_queue_name(ring, part):
 
 POOL_UMEM, POOL_FREE, POOL_LOCK = 0, 1, 2  # words of `xdp_pool`: address, frames on the stack, its lock
 AF_XDP_LAYOUT = {
-    "xdp_queues": (XDP_QUEUE_DTYPE, (PORTS_MAX, WORKERS_MAX)),  # [port, queue]
+    "xdp_queues": (XDP_QUEUE_DTYPE, (PORTS_MAX, PER_WORKER)),  # [port, queue]
     "xdp_pool": ("u8", (16,)),
     "xdp_free": ("u4", (FRAMES_MAX,)),  # stack of free frames
     "xdp_holder": ("u2", (FRAMES_MAX,)),  # HOLDER_*

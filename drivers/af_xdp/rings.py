@@ -24,7 +24,6 @@ from dpu_runtime.drivers.af_xdp.layout import (
     XDP_QUEUE_DTYPE,
 )
 from dpu_runtime.kernels.compile.jit import helper, kernel
-from dpu_runtime.kernels.layout import WORKERS_MAX
 from dpu_runtime.kernels.octets.atomic import (
     load_acquire_u32,
     load_once_u32,
@@ -129,7 +128,7 @@ def lock_sending(queues, port, queue):
 
     They wait for a burst to be written, never for a system call.
     """
-    number = np.uint64(port) * np.uint64(WORKERS_MAX) + np.uint64(queue)
+    number = np.uint64(port) * np.uint64(queues.shape[1]) + np.uint64(queue)
     lock = address_of(queues) + number * _ROW_BYTES + _LOCK_OFFSET
     while not try_lock(lock):
         pause()
@@ -146,7 +145,7 @@ def unlock_sending(lock):
 def start_queue(queues, port, queue, pool, free, holder):
     """Free what ports that are gone have left, and post the first frames of a queue; returns frames posted.
 
-    queues  XDP_QUEUE_DTYPE[PORTS_MAX, WORKERS_MAX]   in/out
+    queues  XDP_QUEUE_DTYPE[PORTS_MAX, workers]   in/out
     pool    uint64[16], free uint32[], holder uint16[]  in/out
     """
     row = queues[port, queue]

@@ -30,7 +30,7 @@ def test_what_is_measured_passes_and_does_its_work():
     bench = kernels.Bench(rules=10)
     done, spent = bench.run("pipeline_loop", packets.plain_pool(packets.IMIX), 3, 100_000)
     assert done == 3 * BATCH_SIZE and spent[0] > 0
-    balance = bench.device.shared.balance(1)
+    balance = bench.device.shared.balance()
     assert balance["dropped"] == 0 and balance["copies"] == 0
     assert balance["transmitted"] == balance["received"] == done
     assert bench.device.shared.of("acl").hits[0, :, 0].sum() > 0

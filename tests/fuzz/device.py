@@ -106,8 +106,8 @@ class FuzzDevice(InMemory):
             self.add_port(index, mac=host_mac(index), **port)
             self.batch.iov[PORT_FLAGS_AT + index] = self.shared.ports[index]["flags"]
             self.batch.iov[MTU_AT + index] = self.shared.ports[index]["mtu"]
-            write_meter(self.shared.meters[index, RX], RATE_MIN, BURST_MAX)
-            self.shared.meters[index, TX, WORD_PAID] = np.uint64(1 << 63)
+            write_meter(self.shared.of("meter").meters[index, RX], RATE_MIN, BURST_MAX)
+            self.shared.of("meter").meters[index, TX, WORD_PAID] = np.uint64(1 << 63)
 
     @property
     def violations(self):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dpu_runtime.api.client import Client, NoDaemonError
 from dpu_runtime.drivers.linux.netns import run_in_netns
+from dpu_runtime.plane.shared import BALANCE_IN
 from tests.wires import open_wire
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +23,6 @@ MARK = "DPU_TEST_LIVE"  # environment variable that all processes of one daemon 
 START_TIMEOUT_S = 300.0  # a first start compiles
 END_TIMEOUT_S = 30.0
 SETTLE_TIMEOUT_S = 5.0
-LEFT_SIDE = ("received", "copies", "segments")
 
 
 def wait_until(condition, timeout_s=SETTLE_TIMEOUT_S, step_s=0.02):
@@ -139,9 +139,9 @@ class LiveDaemon:
         return self.stats()["drops"].get(reason, 0)
 
     def in_hand(self):
-        """Packets received or made, less those sent, dropped or merged; 0 when no traffic runs."""
+        """Packets received or made, less those sent, dropped, merged or kept; 0 when no traffic runs."""
         balance = self.stats()["balance"]
-        return sum(value if key in LEFT_SIDE else -value for key, value in balance.items())
+        return sum(value if key in BALANCE_IN else -value for key, value in balance.items())
 
     def settled(self):
         """Whether every packet is accounted for; waits for the last ones."""

@@ -50,7 +50,7 @@ def acl_rule(rule, hit_slot, port_index):
 class RuleBook:
     """The rules in force, and which hit counter each of them has.
 
-    slots  name -> slot of `rule_hits`; kept in the notes, so that hits survive the control process
+    slots  name -> slot of `hits`; kept in the notes, so that hits survive the control process
     base   slot -> (packets, octets) counted before the slot was given to its present rule
     """
 
@@ -74,7 +74,8 @@ class RuleBook:
             own = [acl_rule(rule, slots[rule.name], port_index) for rule in rules if rule.stage == stage]
             stages[stage] = build_stage(own, ACTIONS[defaults[stage]], DEFAULT_SLOTS[stage])
         for stage, built in stages.items():
-            acl = Acl(**{name: getattr(self.shared, f"{stage}_{name}") for name in ACL_LAYOUT})
+            tables = self.shared.of("acl")
+            acl = Acl(**{name: getattr(tables, f"{stage}_{name}") for name in ACL_LAYOUT})
             write_stage(inactive_slot(acl), built)
             publish(acl)
         self.slots, self.base = slots, base
@@ -93,13 +94,14 @@ class RuleBook:
         return slots, base
 
     def _counted(self, slot, workers):
-        packets, octets = self.shared.rule_hits[:workers, slot].sum(axis=0).tolist()
+        packets, octets = self.shared.of("acl").hits[:workers, slot].sum(axis=0).tolist()
         return packets, octets
 
     def hits(self, workers):
         """(packets, octets) by rule name, and of the defaults as `default-STAGE`."""
         result = {}
-        total = self.shared.rule_hits[:workers].sum(axis=0, dtype=np.uint64) if len(self.slots) > 64 else None
+        hits = self.shared.of("acl").hits[:workers]
+        total = hits.sum(axis=0, dtype=np.uint64) if len(self.slots) > 64 else None
         named = {**self.slots, **{f"default-{stage}": slot for stage, slot in DEFAULT_SLOTS.items()}}
         for name, slot in named.items():
             packets, octets = total[slot].tolist() if total is not None else self._counted(slot, workers)

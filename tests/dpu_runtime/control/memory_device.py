@@ -47,6 +47,9 @@ class MemoryDevice:
         self._called("start")
         self.running = True
 
+    async def take_over(self):
+        self._called("take over")
+
     async def stop(self):
         self.calls.append("stop")
         self.running = False

@@ -45,6 +45,11 @@ def test_a_port_that_is_deleted_during_a_take_over_does_not_end_it(device):
 
 def test_queues_of_a_port_that_goes_later_are_handed_over_still(device):
     """`del_port` waits until the process is there, then deletes the port there too."""
-    process = FreshProcess(lambda: device.ports.pop("p2", None) if len(process.asked) == 2 else None)
+
+    def meanwhile():
+        if process.asked[-1][0] == "add_port":
+            device.ports.pop("p2", None)
+
+    process = FreshProcess(meanwhile)
     asyncio.run(device._restore(process))
     assert [index for what, index, _ in process.asked if what == "add_port"] == [0, 1, 2]

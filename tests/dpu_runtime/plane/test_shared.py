@@ -1,16 +1,21 @@
-"""The shared memory: its layout, what another version may not read, notes, the balance of packets."""
+"""The shared memory: what is in it, what another version may not read, notes, the balance of packets."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.function import EGRESS, INGRESS, Function, Stage, Tables
+from dpu_runtime.kernels.burst import Service
 from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.layout import PER_WORKER, WORKERS_MAX
 from dpu_runtime.kernels.switch import mac_table
 from dpu_runtime.plane import shared as module
-from dpu_runtime.plane.shared import LAYOUT, OFFSETS, PAGE_BYTES, TOTAL_BYTES, SharedState
+from dpu_runtime.plane.shared import BALANCE_IN, SharedState, function_region, regions
 from dpu_runtime.plane.words import Control
+from dpu_runtime.registry import functions
 
 CACHE_LINE_BYTES = 64
 WORKERS = 3
@@ -18,87 +23,133 @@ WORKERS = 3
 
 @pytest.fixture
 def state():
-    state = SharedState.create()
+    state = SharedState.create(WORKERS)
     yield state
     os.close(state.fd)
 
 
-def extent(name):
-    dtype, shape = LAYOUT[name]
-    size = np.dtype(dtype).itemsize * int(np.prod(shape))
-    return OFFSETS[name], OFFSETS[name] + size
+def arrays(state):
+    """Every array by region and name."""
+    return {(r.name, name): getattr(state.of(r.name), name) for r in regions() for name in r.layout}
 
 
-def test_arrays_lie_one_after_another(state):
-    end = PAGE_BYTES  # the header's page
-    for name in LAYOUT:
-        begin, behind = extent(name)
-        assert begin >= end, name
-        end = behind
-    assert end <= TOTAL_BYTES == os.fstat(state.fd).st_size
+def test_every_function_has_a_region_of_what_it_declares(state):
+    for function in functions():
+        here = state.of(function.name)
+        hooks = [f"{hook}_" for hook in function.tables.each] or [""]
+        for name in function.tables.layout:
+            assert all(hasattr(here, f"{hook}{name}") for hook in hooks)
+        for name, (dtype, shape) in function.counters.items():
+            array = getattr(here, name)
+            assert (array.dtype, array.shape) == (np.dtype(dtype), (WORKERS, *shape))
+        assert here.drops.shape == (WORKERS, max(1, len(function.drops)))
+        assert here.stages.shape == (WORKERS, max(1, len(function.stages)), 2)
+
+
+def test_arrays_of_frame_and_drivers_are_attributes(state):
+    for region in ("frame", "vhost_user", "af_packet", "af_xdp"):
+        for name, array in vars(state.of(region)).items():
+            assert getattr(state, name) is array
+
+
+def test_a_declaration_becomes_a_layout():
+    entry = "a.module:entry"
+    function = Function(
+        "nat",
+        tables=Tables({"rows": ("u4", (2, 8)), "own": ("u8", (PER_WORKER, 3))}, each=(INGRESS, EGRESS)),
+        counters={"used": ("u8", (5, 2))},
+        drops=("nat_full", "nat_none"),
+        stages=(Stage("nat_in", INGRESS, entry), Stage("nat_out", EGRESS, entry)),
+    )
+    region = function_region(function)
+    assert region.layout == {
+        "ingress_rows": ("u4", (2, 8)),
+        "ingress_own": ("u8", (PER_WORKER, 3)),
+        "egress_rows": ("u4", (2, 8)),
+        "egress_own": ("u8", (PER_WORKER, 3)),
+        "used": ("u8", (PER_WORKER, 5, 2)),
+        "drops": ("u8", (PER_WORKER, 2)),
+        "stages": ("u8", (PER_WORKER, 2, 2)),
+    }
+    assert region.counters == ("used",)
+    assert region.columns == {"drops": ("nat_full", "nat_none"), "stages": ("nat_in", "nat_out")}
+    bare = function_region(Function("bare"))
+    assert bare.layout == {"drops": ("u8", (PER_WORKER, 1)), "stages": ("u8", (PER_WORKER, 1, 2))}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"drops": ("acl_egress", "acl_ingress")},
+        {"drops": ("acl_ingress",)},
+        {"stages": ()},
+        {"counters": {"hits": ("u8", (8, 2))}},
+        {"counters": {"hit": ("u8", (functions()[1].counters["hits"][1]))}},
+        {"tables": Tables({"rows": ("u8", (4,))}, each=(INGRESS, EGRESS))},
+        {"tables": None},
+    ],
+)
+def test_the_hash_of_a_function_changes_with_what_it_keeps(change):
+    acl = next(function for function in functions() if function.name == "acl")
+    before = function_region(acl).hash
+    assert before == function_region(replace(acl, summary="other words")).hash
+    assert function_region(replace(acl, **change)).hash != before
 
 
 def test_arrays_begin_at_a_cache_line(state):
-    for name in LAYOUT:
-        assert getattr(state, name).ctypes.data % CACHE_LINE_BYTES == 0, name
+    for name, array in arrays(state).items():
+        assert array.ctypes.data % CACHE_LINE_BYTES == 0, name
 
 
 def test_rows_of_workers_share_no_cache_line(state):
     """Each worker writes its own rows; two in one line would bounce between their CPUs."""
-    for name in ("worker_state", "port_counters", "drops", "kernel_counters", "rule_hits"):
-        assert getattr(state, name).strides[0] % CACHE_LINE_BYTES == 0, name
+    here = arrays(state)
+    rows = [
+        (r.name, name) for r in regions() for name, (_, shape) in r.layout.items() if shape[0] == PER_WORKER
+    ]
+    assert ("acl", "hits") in rows and ("frame", "port_counters") in rows and ("switch", "drops") in rows
+    for name in rows:
+        assert here[name].shape[0] == WORKERS
+        assert here[name].strides[0] % CACHE_LINE_BYTES == 0, name
+        assert here[name][0].flags.c_contiguous, name
     assert state.port_counters.strides[1] % CACHE_LINE_BYTES == 0
 
 
 def test_new_memory_is_zero_and_takes_little(state):
-    assert not any(getattr(state, name).view("u1").reshape(-1)[:4096].any() for name in LAYOUT)
-    assert os.fstat(state.fd).st_blocks * 512 < TOTAL_BYTES / 10
+    for array in arrays(state).values():
+        assert not array[:1].view("u1").reshape(-1)[:4096].any()
+    assert os.fstat(state.fd).st_blocks * 512 < os.fstat(state.fd).st_size / 10
+
+
+@pytest.mark.parametrize("workers", [1, 2, WORKERS_MAX])
+def test_memory_is_as_large_as_workers_run(workers):
+    state = SharedState.create(workers)
+    assert state.workers == workers
+    assert state.worker_state.shape[0] == state.of("acl").hits.shape[0] == workers
+    assert state.packet_queues.shape[1] == state.xdp_queues.shape[1] == workers
+    other = SharedState.attach(os.dup(state.fd))
+    assert other.workers == workers
+    other.port_counters[workers - 1, -1] = 7
+    assert (state.port_counters[workers - 1, -1] == 7).all()
+    os.close(other.fd)
+    os.close(state.fd)
 
 
 def test_both_sides_see_the_same(state):
     other = SharedState.attach(os.dup(state.fd))
     other.drops[1, Drop.RUNT] = 7
     state.control[Control.EPOCH] = 9
+    state.of("switch").drops[2, 0] = 3
     assert state.drops[1, Drop.RUNT] == 7
     assert other.control[Control.EPOCH] == 9
+    assert other.of("switch").drops[2, 0] == 3
     os.close(other.fd)
 
 
-@pytest.mark.parametrize("word", [0, 1])
-def test_memory_of_another_version_is_refused(state, word):
-    state._header[word] ^= 1
-    with pytest.raises(ValueError, match="laid out by another version"):
-        SharedState.attach(state.fd)
-
-
-def test_memory_of_another_size_is_refused():
-    fd = os.memfd_create("short", 0)
-    os.ftruncate(fd, 4096)
-    with pytest.raises(ValueError, match="shared memory has 4096 octets, this version's layout "):
-        SharedState.attach(fd)
-    os.close(fd)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"drops": ("u8", (1, 1))},
-        {"drops": ("u4", LAYOUT["drops"][1])},
-        {"ports": (np.dtype([("mac", "u8")]), LAYOUT["ports"][1])},
-        {"more": ("u1", (1,))},
-    ],
-)
-def test_hash_changes_with_the_layout(monkeypatch, change):
-    before = module.layout_hash()
-    assert before == module.layout_hash()
-    monkeypatch.setattr(module, "LAYOUT", {**LAYOUT, **change})
-    assert module.layout_hash() != before
-
-
-def test_hash_changes_with_the_order(monkeypatch):
-    before = module.layout_hash()
-    monkeypatch.setattr(module, "LAYOUT", dict(reversed(LAYOUT.items())))
-    assert module.layout_hash() != before
+def test_memory_without_a_region_of_this_layout_is_not_attached(state):
+    changed = [replace(r, columns={"drops": ("other",)}) if r.name == "acl" else r for r in regions()]
+    with pytest.raises(ValueError, match="has no region 'acl' of this version's layout"):
+        SharedState.attach(state.fd, changed)
 
 
 def test_notes_survive_their_writer(state):
@@ -151,40 +202,55 @@ def test_changes_of_notes_are_added_until_they_are_many(state, monkeypatch):
 
 
 def fill(state):
-    """Counters of WORKERS workers: 100 received, 6 copies, 4 segments; 90 sent, 7 dropped, 3 merged."""
+    """100 received, 6 copies, 4 segments, 5 made; 90 sent, 7 dropped, 3 merged, 2 held, 1 punted."""
     counters = state.port_counters
     counters[0, 0, PortCounter.RX_PACKETS] = 60
     counters[2, 5, PortCounter.RX_PACKETS] = 40
-    state.switch_counters[1, mac_table.COUNTER_COPIES] = 6
+    state.of("switch").counts[1, mac_table.COUNTER_COPIES] = 4
     counters[1, 3, PortCounter.GSO_SEGMENTS] = 4
     counters[1, 1023, PortCounter.TX_PACKETS] = 90
-    state.drops[2, Drop.RUNT] = 7
+    state.drops[2, Drop.RUNT] = 1
+    state.of("switch").drops[0, 2] = 2
+    state.of("acl").drops[2, 1] = 4
     counters[0, 3, PortCounter.GRO_MERGED] = 3
-    counters[WORKERS, 0, PortCounter.RX_PACKETS] = 1000  # of a worker that is none
+    for service, packets in (("MADE", 5), ("HELD", 2), ("PUNTED", 1), ("COPIES", 2)):
+        state.services[1, Service[service]] = packets
 
 
-def test_balance_sums_over_workers_and_ports(state):
+def test_balance_sums_over_workers_ports_and_functions(state):
     fill(state)
-    assert state.balance(WORKERS) == {
+    assert state.balance() == {
         "received": 100,
         "copies": 6,
         "segments": 4,
+        "made": 5,
         "transmitted": 90,
         "dropped": 7,
         "merged": 3,
+        "held": 2,
+        "punted": 1,
     }
+    assert set(BALANCE_IN) < set(state.balance())
+    assert state.balance(1)["received"] == 60
+
+
+def test_what_a_worker_let_go_that_another_one_held(state):
+    """A column is a number of packets over all workers: one may count up what another counts down."""
+    state.services[0, Service.HELD] = 5
+    state.services[1:2, Service.HELD] -= np.uint64(3)
+    assert state.balance()["held"] == 2
 
 
 def test_lost_packets_are_booked_once(state):
     fill(state)
-    assert state.book_lost_packets(WORKERS) == 10
-    assert state.drops[0, Drop.RESTART] == 10
-    assert state.book_lost_packets(WORKERS) == 0
-    assert state.balance(WORKERS)["dropped"] == 17
+    assert state.book_lost_packets() == 12
+    assert state.drops[0, Drop.RESTART] == 12
+    assert state.book_lost_packets() == 0
+    assert state.balance()["dropped"] == 19
 
 
 def test_packets_that_were_sent_and_not_yet_booked(state):
     """The dead process sent them and died before it counted the burst: nothing was lost."""
     state.port_counters[0, 1, PortCounter.TX_PACKETS] = 5
-    assert state.book_lost_packets(WORKERS) == 0
+    assert state.book_lost_packets() == 0
     assert state.drops[0, Drop.RESTART] == 0

@@ -65,7 +65,7 @@ def test_every_key_has_a_case():
 
 @pytest.fixture
 def book():
-    return RuleBook(SharedState.create())
+    return RuleBook(SharedState.create(2))
 
 
 def put(book, *names, stage="ingress"):
@@ -74,7 +74,7 @@ def put(book, *names, stage="ingress"):
 
 def hit(book, name, packets, worker=0):
     """What a worker does when packets match."""
-    book.shared.rule_hits[worker, book.slots[name]] += np.array([packets, packets * 100], np.uint64)
+    book.shared.of("acl").hits[worker, book.slots[name]] += np.array([packets, packets * 100], np.uint64)
 
 
 def test_rule_keeps_its_counter_whatever_comes_and_goes(book):
@@ -107,7 +107,7 @@ def test_new_rule_in_an_old_slot_begins_at_zero(book):
 
 def test_defaults_are_counted_under_their_own_names(book):
     put(book)
-    book.shared.rule_hits[1, DEFAULT_SLOTS["egress"], 0] = 4
+    book.shared.of("acl").hits[1, DEFAULT_SLOTS["egress"], 0] = 4
     assert book.hits(2) == {"default-ingress": (0, 0), "default-egress": (4, 0)}
 
 
@@ -135,7 +135,8 @@ def test_counters_survive_the_control_process(book):
 
 def test_rules_that_do_not_fit_change_nothing(book, monkeypatch):
     put(book, "a")
-    before = book.notes(), int(book.shared.ingress_active[0]), int(book.shared.egress_active[0])
+    tables = book.shared.of("acl")
+    before = book.notes(), int(tables.ingress_active[0]), int(tables.egress_active[0])
 
     def full(*_):
         raise ValueError("more than 65536 rules")
@@ -143,4 +144,4 @@ def test_rules_that_do_not_fit_change_nothing(book, monkeypatch):
     monkeypatch.setattr("dpu_runtime.functions.acl.book.build_stage", full)
     with pytest.raises(ValueError, match="more than"):
         put(book, "a", "b")
-    assert (book.notes(), int(book.shared.ingress_active[0]), int(book.shared.egress_active[0])) == before
+    assert (book.notes(), int(tables.ingress_active[0]), int(tables.egress_active[0])) == before

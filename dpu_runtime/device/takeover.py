@@ -1,0 +1,230 @@
+"""How a device goes on with what there was before it: a data plane that runs, or one that died.
+
+In:   the memory and the ports of another process, perhaps of another version.
+Out:  `shared`, `ports`, and a data-plane process that has all of it.
+
+An upgrade: the data plane of another version goes on as it is, while this process makes the regions that
+do not fit, its caller fills them, and a fresh process is prepared. Then the old one pauses, and the fresh one
+gets memory and ports, and starts. Packets wait in the queues meanwhile. Ports of a kind whose region does
+not fit go and come again. A hand-over that fails leaves the old one going on.
+Not:  who waits for whom, supervisor.py; the other side of it, dpu_runtime/plane/ownership.py.
+"""
+
+import asyncio
+import logging
+
+from pydantic import TypeAdapter
+
+from dpu_runtime.config.models import AnyPort
+from dpu_runtime.device.live_port import Slot, has_rings, make_driver, uses_interface
+from dpu_runtime.device.port_queues import add_message
+from dpu_runtime.device.supervisor import DataPlaneError, DataPlaneGoneError, NotAdoptedError, Process
+from dpu_runtime.drivers.port import Kind, PortError
+from dpu_runtime.functions.acl.book import RuleBook
+from dpu_runtime.kernels import layout
+from dpu_runtime.kernels.switch import mac_table
+from dpu_runtime.observe import perf_map
+from dpu_runtime.plane.regions import RegionError
+from dpu_runtime.plane.shared import SharedState
+
+log = logging.getLogger("dpu.device")
+
+AT_REST = (Kind.TAP, Kind.NULL)  # kinds whose queues two processes can have while only one of them works
+
+_any_port = TypeAdapter(AnyPort)
+
+
+class Takeover:
+    """The part of a DpuDevice that takes over.
+
+    upgrading  what runs has other regions than this version; `take_over` is to come
+    """
+
+    def __init__(self):
+        self.upgrading = False
+        self._ran = None  # the Process that was adopted
+        self._again = []  # Slots of a kind whose region does not fit
+        self._given = {}  # Process -> indices of the ports that it got before the old one paused
+
+    # a data plane that runs
+
+    async def _adopt(self, process):
+        """Go on with a data plane that runs; False when it is gone. Raises NotAdoptedError: it goes on."""
+        try:
+            self._map(SharedState.adopt(process.hello_fds[0], process.hello.get("regions", {})))
+        except ValueError as error:
+            log.error("data plane %d is ended, not adopted; all is made anew: %s", process.pid, error)
+            await process.request({"do": "stop"})
+            await process.exited()
+            return False
+        except RegionError as error:
+            raise _not_adopted(process, error) from None
+        fresh = None
+        try:
+            fresh = await self._prepare_upgrade(process)
+            await self._adopt_ports(process)
+        except DataPlaneGoneError as error:
+            log.error("%s; all is made anew", error)
+            for slot in self.ports.values():
+                slot.driver.close()
+            self.ports.clear()
+            self.upgrading = False
+            if fresh is not None:
+                await fresh.end()
+            return False
+        except (DataPlaneError, PortError) as error:
+            self._leave_alone()
+            raise _not_adopted(process, error) from None
+        self._ran = process
+        self._supervisor.adopt(process, fresh)
+        await perf_map.ask(process, self.runtime.perf_map)
+        for slot in self.ports.values():
+            if slot.plane and not slot.lost:
+                await slot.driver.start(slot.plane)
+        return True
+
+    def _leave_alone(self):
+        """What runs goes on without this process: its ports are not to be closed, its regions stay."""
+        self.ports.clear()
+        self.shared.succession.undo()
+
+    async def _prepare_upgrade(self, process):
+        """Have a process of this version ready if the one that runs has other regions; None if it has not."""
+        succession = self.shared.succession
+        self.upgrading = bool(succession.made or succession.gone)
+        if not self.upgrading:
+            return None
+        log.warning("data plane %d is of another version; regions %s", process.pid, succession.describe())
+        return await Process.spawn()
+
+    async def _adopt_ports(self, process):
+        hello, notes = process.hello, self.shared.read_notes()
+        self._kicks = process.hello_fds[1:]
+        self._cpus = hello["cpus"]
+        for name, (index, config, base) in notes.get("ports", {}).items():
+            port = _any_port.validate_json(config)
+            driver = make_driver(port, len(self._cpus), self._umem)
+            slot = Slot(index, port, driver, base, self._make_plane(name, index, port, driver))
+            slot.open = bool(int(self.shared.ports[index]["flags"]) & layout.PORT_UP)
+            slot.lost = uses_interface(port) and index not in hello["ports"]
+            if port.kind in self.shared.succession.made:
+                slot.lost = True
+                self._again.append(slot)
+            if not slot.lost:
+                await self._adopt_port(process, slot)
+            self.ports[name] = slot
+            self._interfaces.look_at(name)
+        if not self.upgrading:
+            self._rows.list(self.ports)  # whoever wrote it last may not have ended
+        goes_on = self.shared.succession.counts_go_on("acl")
+        self.rules = RuleBook(self.shared, **(notes.get("rules", {}) if goes_on else {}))
+        self._started = notes.get("daemon", {}).get("started", self._started)
+        self._write_settings()
+
+    async def _adopt_port(self, process, slot):
+        reply, fds = await process.request({"do": "get_port", "index": slot.index})
+        if has_rings(slot.config):
+            slot.driver.adopt(reply["snapshot"], fds)
+        else:
+            slot.driver.adopt(fds, reply["layout"])
+        if self.upgrading:
+            self._rows.rewrite(slot)  # into regions that are new
+
+    # an upgrade
+
+    async def take_over(self):
+        """End an upgrade that `start` began; all tables are set by now. Raises NotAdoptedError."""
+        if not self.upgrading:
+            return
+        async with self.changing:
+            self.upgrading = False
+            try:
+                gap_ms = await self._supervisor.hand_over(self._ran, self._prepare, self._restore)
+            except Exception as error:  # whatever it is, traffic goes on
+                self._leave_alone()
+                raise _not_adopted(self._ran, error) from error
+            if gap_ms is not None:
+                log.warning("data plane %d made way within %.1f ms", self._ran.pid, gap_ms)
+            self.shared.succession.forget_before()
+            for slot in self._again:
+                if slot.plane:
+                    await self._come_again(slot)
+            self._rows.open(self.ports)
+            self._rows.list(self.ports)
+        self._interfaces.start()  # which brings the interfaces back
+
+    async def _come_again(self, slot):
+        """Make a port with rings anew; its driver connects again."""
+        log.warning("port %s goes and comes again: its kind has another layout", slot.config.name)
+        try:
+            await asyncio.to_thread(slot.driver.open)
+        except PortError as error:
+            log.error("%s", error)
+            slot.state = f"lost: {error.text}"
+            return
+        slot.lost = False
+        self._rows.rewrite(slot)
+        await self._supervisor.request(add_message(slot.index, slot.driver), slot.driver.fds)
+        await slot.plane.apply(*slot.driver.snapshot())
+        await self._supervisor.request({"do": "poll_rings", "index": slot.index})
+        await slot.driver.start(slot.plane)
+
+    async def _prepare(self, process):
+        """Give a fresh process all that it can have while another one forwards."""
+        await self._give_memory(process)
+        given = self._given[process] = set()
+        for slot in self.ports.values():
+            if slot.driver.kind in AT_REST and not slot.lost:
+                await process.request(add_message(slot.index, slot.driver), slot.driver.fds)
+                given.add(slot.index)
+
+    async def _give_memory(self, process):
+        await process.request({"do": "map", "cpus": self._cpus}, [self.shared.fd, *self._kicks])
+
+    # a data plane that no longer runs
+
+    async def _restore(self, process):
+        """Hand the shared memory and every port to a fresh data-plane process."""
+        self._settle()
+        given = self._given.pop(process, None)
+        if given is None:
+            await self._give_memory(process)
+        await process.request({"do": "own"})
+        # A port that is deleted meanwhile is deleted there once this is done; its queues are open until then.
+        slots = [slot for slot in self.ports.values() if not slot.lost and slot.index not in (given or ())]
+        rings = [slot for slot in slots if slot.plane]
+        for slot in rings:
+            await process.request({"do": "add_ring_port", "index": slot.index})
+            snapshot, fds = slot.driver.snapshot()
+            await process.request({"do": "set_rings", "index": slot.index, "snapshot": snapshot}, fds)
+            await process.request({"do": "poll_rings", "index": slot.index})
+        queues = [slot for slot in slots if not slot.plane]
+        for slot in queues:  # all of them before the first is handed over: they may share memory
+            await self._queues.renew(slot)
+        for slot in queues:
+            if not slot.lost:
+                await self._queues.restore(process, slot)
+            if slot.lost:
+                self._interfaces.look_at(slot.config.name)
+        # Last: no packet is for a port that is not there yet.
+        await process.request({"do": "start", "adopt_path": self._adopt_path})
+        await perf_map.ask(process, self.runtime.perf_map)
+
+    def _settle(self):
+        """Bring the books of a data plane that runs no more to an end."""
+        shared = self.shared
+        if shared.succession is not None:
+            shared.succession.settle(shared.drops)
+        lost = shared.book_lost_packets()
+        mac_table.repair(shared.of("switch").mac)
+        if lost:
+            log.warning("%d packets were in the hands of the dead data plane", lost)
+        if self.upgrading:  # it died before the tables were set: no packet passes until they are
+            for slot in self.ports.values():
+                slot.open = False
+        if self.upgrading or self._again:
+            self._rows.list(self.ports)
+
+
+def _not_adopted(process, why):
+    return NotAdoptedError(f"data plane {process.pid} is not taken over, and goes on as it is: {why}")
