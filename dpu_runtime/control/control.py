@@ -10,12 +10,11 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from dpu_runtime.config.errors import ApplyError, ConfigError
+from dpu_runtime.config.errors import ApplyError, ConfigError, DataPlaneError
 from dpu_runtime.config.file import problems
 from dpu_runtime.config.models import Config, PortConfig
 from dpu_runtime.control import plan
 from dpu_runtime.control.origin import Origin
-from dpu_runtime.device.supervisor import DataPlaneError
 from dpu_runtime.drivers.port import PortError
 from dpu_runtime.functions.acl.config import RuleConfig
 

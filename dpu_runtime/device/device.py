@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from dpu_runtime.config.errors import DataPlaneError
 from dpu_runtime.config.models import AnyPort
 from dpu_runtime.device.interface_watch import InterfaceWatch
 from dpu_runtime.device.live_port import Slot, has_rings, make_driver, makes_interface, uses_interface
@@ -22,7 +23,7 @@ from dpu_runtime.device.port_info import port_info
 from dpu_runtime.device.port_queues import PortQueues, add_message
 from dpu_runtime.device.port_rows import PortRows
 from dpu_runtime.device.ring_port import RingPlane
-from dpu_runtime.device.supervisor import DataPlaneError, Process, Supervisor
+from dpu_runtime.device.supervisor import Process, Supervisor
 from dpu_runtime.device.wiring import change_mtu, change_shaper, wire_interface
 from dpu_runtime.drivers.af_xdp.umem import Umem
 from dpu_runtime.drivers.port import PortError

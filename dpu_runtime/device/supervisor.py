@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 
+from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError
 from dpu_runtime.plane import channel
 
 log = logging.getLogger("dpu.supervisor")
@@ -25,14 +26,6 @@ POLL_S = 0.01
 RETRY_S = 0.5  # between attempts to start a process that does not start
 REQUEST_ATTEMPTS = 2  # a request to a process that dies is made again to its successor
 TAKEOVER_TIMEOUT_S = 60.0  # how long a request waits for the successor
-
-
-class DataPlaneError(Exception):
-    """The data plane refused a request or is gone."""
-
-
-class DataPlaneGoneError(DataPlaneError):
-    """The data plane died before it answered."""
 
 
 class Process:

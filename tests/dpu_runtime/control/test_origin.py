@@ -7,10 +7,10 @@ import pytest
 from dpu_runtime.config.errors import ApplyError, ConfigError, DaemonError
 from dpu_runtime.config.file import config_toml, parse_config
 from dpu_runtime.config.models import VhostUserPort
-from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.control.control import Control
 from dpu_runtime.control.origin import Kept
 from dpu_runtime.control.state import StateDir
+from dpu_runtime.functions.acl.config import RuleConfig
 from tests.dpu_runtime.control.memory_device import MemoryDevice
 from tests.dpu_runtime.control.test_plan import make, matches
 

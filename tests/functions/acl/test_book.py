@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.functions.acl.book import DEFAULT_SLOTS, FIRST_SLOT, RuleBook, acl_rule
+from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP
 from dpu_runtime.kernels.acl.rule import AclRule
 from dpu_runtime.plane.shared import SharedState
