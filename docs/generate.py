@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT))
 from dpu_runtime.api import methods as api  # noqa: E402
 from dpu_runtime.cli import main as cli  # noqa: E402
 from dpu_runtime.config.file import allowed_text  # noqa: E402
-from dpu_runtime.config.models import PORT_KINDS, PortConfig, RouteConfig, RuleConfig, RuntimeConfig  # noqa: E402
+from dpu_runtime.config.models import PORT_KINDS, PortConfig, RouteConfig, RuntimeConfig  # noqa: E402
+from dpu_runtime.functions.acl.config import RuleConfig  # noqa: E402
 
 CONFIGURATION_HEAD = """# Configuration
 

@@ -16,6 +16,8 @@ CONTROL_MODULES = (
     "dpu_runtime.device.wiring",
     "dpu_runtime.device.supervisor",
     "dpu_runtime.control.daemon",
+    "dpu_runtime.registry",
+    "dpu_runtime.config.models",
 )
 HEAVY = {"numba", "llvmlite", "numpy", "pydantic", "pyroute2", "scapy"}
 

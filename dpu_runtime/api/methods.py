@@ -19,7 +19,8 @@ from dpu_runtime.api import shapes
 from dpu_runtime.api.rpc import INVALID_PARAMS, METHOD_NOT_FOUND, REFUSED
 from dpu_runtime.config.errors import ApplyError, ConfigError, RpcError
 from dpu_runtime.config.file import config_toml, parse_config, problems
-from dpu_runtime.config.models import AnyPort, PortConfig, RuleConfig
+from dpu_runtime.config.models import AnyPort, PortConfig
+from dpu_runtime.functions.acl.config import RuleConfig
 
 
 @dataclass(frozen=True)

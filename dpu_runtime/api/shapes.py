@@ -8,16 +8,17 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dpu_runtime.config.model import refuse
-from dpu_runtime.config.models import AnyPort, Config, RouteConfig, RuleConfig
+from dpu_runtime.config.models import AnyPort, Config, RouteConfig
 from dpu_runtime.config.types import (
     Allowed,
     InterfaceAddress,
     InterfaceName,
+    ItemName,
     NetworkNamespace,
     Owner,
     PortName,
-    RuleName,
 )
+from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.observe.profile import SECONDS_MAX, SECONDS_MIN
 
 
@@ -73,7 +74,7 @@ class RelocateParams(_Shape):
 class RuleRef(_Shape):
     """Names a rule."""
 
-    name: RuleName = Field(description="name of the rule")
+    name: ItemName = Field(description="name of the rule")
 
 
 class RuleFilter(_Shape):

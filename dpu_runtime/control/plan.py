@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dpu_runtime.config.errors import Problem
 from dpu_runtime.config.file import said
-from dpu_runtime.config.models import MADE_UP, Config, PortConfig, RuntimeConfig
+from dpu_runtime.config.models import Config, PortConfig, RuntimeConfig
 from dpu_runtime.functions.acl.config import RuleConfig
 
 STAGE_DEFAULTS = ("default_ingress", "default_egress")  # keys of [runtime] that change while the daemon runs
@@ -155,7 +155,7 @@ def beside(rules, others):
     return [
         rule.model_copy(update={"name": None}) if rule.name in taken else rule
         for rule in rules
-        if rule.name not in taken or MADE_UP.fullmatch(rule.name)
+        if rule.name not in taken or Config.SECTIONS[0].is_made_up(rule.name)
     ]
 
 

@@ -17,10 +17,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from dpu_runtime.config.errors import ConfigError, DaemonError
 from dpu_runtime.config.file import problems
-from dpu_runtime.config.models import AnyPort, Config, PortConfig, RuleConfig
+from dpu_runtime.config.models import AnyPort, Config, PortConfig
 from dpu_runtime.control.durable import Journal, write_atomically
 from dpu_runtime.control.json_texts import JsonTexts
 from dpu_runtime.control.origin import Kept
+from dpu_runtime.functions.acl.config import RuleConfig
 
 RUNNING_VERSION = 1  # of running.json; another version is refused, not guessed at
 RUNTIME_VERSION = 2  # of runtime.json, likewise
