@@ -19,7 +19,7 @@ from dpu_runtime.regions_stub import FRAME_DROPS
 REGION_BYTES_MAX = 4 << 30  # octets of a function's tables and counters, with as many workers as there can be
 FRAME = "the frame"
 FRAME_STAGES = ("rx", "parse", "verify", "offload", "tx", "xconnect")  # rows of `dpu stats`
-FRAME_SECTIONS = ("runtime", "port")
+FRAME_SECTIONS = ("runtime", "port", "process")  # the last of the state directory only
 # of the command line and of the API
 FRAME_WORDS = (
     *("run", "check", "apply", "save", "status", "stats", "profile", "port", "attach", "detach"),

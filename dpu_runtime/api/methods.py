@@ -145,20 +145,20 @@ async def _port_show(api, params):
 @method("rule.add", RuleConfig, shapes.Done)
 async def _rule_add(api, rule):
     """Add a rule, behind those of the same priority."""
-    return {"name": await api.control.add_rule(rule)}
+    return {"name": await api.control.add_item("rule", rule)}
 
 
 @method("rule.del", shapes.RuleRef, shapes.Done)
 async def _rule_del(api, params):
     """Delete a rule."""
-    await api.control.del_rule(params.name)
+    await api.control.del_item("rule", params.name)
     return {"name": params.name}
 
 
 @method("rule.show", shapes.RuleFilter, list[shapes.RuleView])
 async def _rule_show(api, params):
     """Show the rules in the order in which they apply."""
-    hits = api.control.device.rule_hits() if params.stats else {}
+    hits = api.control.device.item_counters("rule") if params.stats else {}
     rules = sorted(api.control.running.rule, key=lambda rule: (rule.stage != "ingress", -rule.priority))
     views = []
     for rule in rules:

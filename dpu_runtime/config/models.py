@@ -18,7 +18,7 @@ from dpu_runtime.config import types
 from dpu_runtime.config.frame import PortKeys, RuntimeKeys
 from dpu_runtime.config.model import Model, joined, refuse
 from dpu_runtime.config.references import annotated
-from dpu_runtime.config.sections import item_problems, reference_problems, sections_of
+from dpu_runtime.config.sections import item_problems, reference_problems, sections_of, settings_of
 from dpu_runtime.config.types import Allowed, NotCrossed, Refers
 from dpu_runtime.drivers.tap import MTU_MAX as TAP_MTU_MAX
 from dpu_runtime.drivers.vhost_user import QUEUE_PAIRS_MAX
@@ -28,6 +28,7 @@ MTU_IPV6_MIN = 1280  # octets, RFC 8200 5
 
 FUNCTIONS = registry.by_references(registry.functions())
 RuntimeConfig = joined("RuntimeConfig", RuntimeKeys, [f.settings for f in FUNCTIONS if f.settings])
+RuntimeConfig.CHANGING = tuple(key for f in FUNCTIONS for key in f.changing)  # while the daemon runs
 PortConfig = joined("PortConfig", PortKeys, [f.port for f in FUNCTIONS if f.port])
 
 
@@ -205,10 +206,7 @@ class _Config(Model):
 
     def settings(self, function):
         """Keys of [runtime] that a function joined to it, None if it has none."""
-        if function.settings is None:
-            return None
-        values = {key: getattr(self.runtime, key) for key in function.settings.model_fields}
-        return function.settings.model_construct(**values)
+        return settings_of(function, self.runtime)
 
     def items(self, function):
         """{section: items} of a function."""
@@ -272,7 +270,7 @@ class _Config(Model):
 
 def _section_fields():
     for section in _Config.SECTIONS:
-        items = Field(default_factory=list, description=f"{section.word}s")
+        items = Field(default_factory=list, description=section.words)
         yield section.key, (Annotated[list[section.model], Allowed(f"[[{section.key}]] tables")], items)
 
 

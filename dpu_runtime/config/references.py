@@ -68,17 +68,19 @@ def names_one_of(item, names):
 
 
 def standing(items, there):
-    """Of `items`, {section: items}, those that name only what is `there` or among them.
+    """Of `items`, {section: items}, those that name only what is `there`, or each other; `items` if all do.
 
     `there`, {section: names}, gets the names of those that stand.
     """
+    before = {section: there.get(section, set()) for section in items}
+    left = items
     while True:
-        for section, own in items.items():
-            there[section] = {item.name for item in own}
-        left = {section: [item for item in own if not missing(item, there)] for section, own in items.items()}
-        if all(len(left[section]) == len(own) for section, own in items.items()):
-            return items
-        items = left
+        for section, own in left.items():
+            there[section] = before[section] | {item.name for item in own}
+        found = {section: [item for item in own if not missing(item, there)] for section, own in left.items()}
+        if all(len(found[section]) == len(left[section]) for section in items):
+            return left
+        left = found
 
 
 def cleared(item, there):

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from dpu_runtime.config.references import named
+from dpu_runtime.config.references import named, references
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Section:
     model: Any
     word: str
 
+    @property
+    def words(self):
+        """The noun's plural."""
+        return f"{self.word}s"
+
     @functools.cached_property
     def _made_up(self):
         return re.compile(rf"{re.escape(self.word)}-[1-9][0-9]*")
@@ -34,6 +39,8 @@ class Section:
 
     def with_names(self, items):
         """`items`, those without a name under the lowest free ones, in order."""
+        if all(item.name for item in items):
+            return items
         free = self.free_names(item.name for item in items)
         return [item if item.name else item.model_copy(update={"name": next(free)}) for item in items]
 
@@ -56,6 +63,14 @@ def sections_of(functions):
     )
 
 
+def settings_of(function, runtime):
+    """Keys of [runtime] that a function joined to it, as its own model; None if it has none."""
+    if function.settings is None:
+        return None
+    values = {key: getattr(runtime, key) for key in function.settings.model_fields}
+    return function.settings.model_construct(**values)
+
+
 def item_problems(section, items, there):
     """Problems of items: names that are there twice, references to what is not `there`.
 
@@ -63,19 +78,26 @@ def item_problems(section, items, there):
 
     Yields (location, text, value).
     """
-    names = set()
+    names = {item.name for item in items}
+    if len(names) < len(items):
+        names = set()
+        for i, item in enumerate(items):
+            if item.name in names:
+                yield (section, i, "name"), f"another {section} has this name", item.name
+            names.add(item.name)
+    keys = [(key, there[r.section, r.kind]) for key, r in references(type(items[0]))] if items else []
     for i, item in enumerate(items):
-        if item.name in names:
-            yield (section, i, "name"), f"another {section} has this name", item.name
-        names.add(item.name)
-        yield from reference_problems((section, i), item, there)
+        for key, names in keys:
+            value = getattr(item, key)
+            if value is not None and not (value.__class__ is str and value in names):  # soon: there are many
+                yield from reference_problems((section, i), item, there, key)
 
 
-def reference_problems(place, item, there):
-    """Problems of the references of one item, whose location is `place`."""
+def reference_problems(place, item, there, key=None):
+    """Problems of what an item names, or of what its `key` does; `place` is its location."""
     for location, refers, name in named(item):
         names = there[refers.section, refers.kind]
-        if name not in names:
+        if key in (None, location[0]) and name not in names:
             what = f"{refers.kind} {refers.section}".lstrip()
             text = f"no such {what}, there are: {', '.join(sorted(names)) or 'none'}"
             yield (*place, *location), text, name

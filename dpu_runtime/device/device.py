@@ -34,7 +34,7 @@ from dpu_runtime.kernels.switch import mac_table
 from dpu_runtime.observe import perf_map
 from dpu_runtime.observe.counters import read_stats
 from dpu_runtime.observe.profile import Profiler
-from dpu_runtime.plane.shared import Control, SharedState, WorkerWord
+from dpu_runtime.plane.shared import STAGES, Control, SharedState, WorkerWord
 
 log = logging.getLogger("dpu.device")
 
@@ -323,11 +323,11 @@ class DpuDevice:
         """Let no packet through to a port any more; it stays until `del_port`."""
         self._rows.close(self.ports, name)
 
-    # rules
-
-    async def set_rules(self, rules, default_ingress, default_egress):
-        """Replace all rules at once; workers take the new ones at their next burst."""
-        defaults = {"ingress": default_ingress, "egress": default_egress}
+    async def set_section(self, _function, items, settings):
+        """Replace all items of a function at once; workers take the new ones at their next burst."""
+        if "rule" not in items:
+            return
+        rules, defaults = items["rule"], {stage: getattr(settings, f"default_{stage}") for stage in STAGES}
         port_index = {name: slot.index for name, slot in self.ports.items()}
         try:
             self.rules.publish(rules, defaults, port_index, len(self._cpus))
@@ -367,7 +367,7 @@ class DpuDevice:
         """Where the workers' time went, as `dpu profile -j` prints it."""
         return await self._profiler.profile(self.shared, self._cpus, self._kicks, seconds)
 
-    def rule_hits(self):
+    def item_counters(self, _section):
         """(packets, octets) by rule name."""
         return self.rules.hits(len(self._cpus))
 
