@@ -185,8 +185,9 @@ def _check_parts(function):
         if "name" not in model.model_fields:
             _refuse(function, f"items of section {section!r} have no key `name`")
     for model, frame in ((function.settings, RuntimeKeys), (function.port, PortKeys)):
-        if model is not None and model.BEFORE and model.BEFORE not in frame.model_fields:
-            _refuse(function, f"{model.__name__} stand before {model.BEFORE!r}, which is no key of {FRAME}")
+        place = getattr(model, "BEFORE", "")
+        if place and place not in frame.model_fields:
+            _refuse(function, f"{model.__name__} stand before {place!r}, which is no key of {FRAME}")
 
 
 def _owners(functions):

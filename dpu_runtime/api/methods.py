@@ -158,7 +158,7 @@ async def _rule_del(api, params):
 @method("rule.show", shapes.RuleFilter, list[shapes.RuleView])
 async def _rule_show(api, params):
     """Show the rules in the order in which they apply."""
-    hits = api.control.device.item_counters("rule") if params.stats else {}
+    hits = api.control.device.item_counters("acl").get("rule", {}) if params.stats else {}
     rules = sorted(api.control.running.rule, key=lambda rule: (rule.stage != "ingress", -rule.priority))
     views = []
     for rule in rules:

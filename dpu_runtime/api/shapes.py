@@ -13,10 +13,10 @@ from dpu_runtime.config.types import (
     Allowed,
     InterfaceAddress,
     InterfaceName,
-    ItemName,
     NetworkNamespace,
     Owner,
     PortName,
+    RuleName,
 )
 from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.observe.profile import SECONDS_MAX, SECONDS_MIN
@@ -74,7 +74,7 @@ class RelocateParams(_Shape):
 class RuleRef(_Shape):
     """Names a rule."""
 
-    name: ItemName = Field(description="name of the rule")
+    name: RuleName = Field(description="name of the rule")
 
 
 class RuleFilter(_Shape):

@@ -34,7 +34,7 @@ def joined(name, frame, others):
     """
     places = {}
     for keys in others:
-        places.setdefault(keys.BEFORE or frame.BEFORE, []).extend(keys.model_fields)
+        places.setdefault(getattr(keys, "BEFORE", "") or frame.BEFORE, []).extend(keys.model_fields)
     order = [key for own in frame.model_fields for key in (*places.pop(own, ()), own)]
     order += [key for rest in places.values() for key in rest]
     # The eldest base decides where a key stands, the youngest what it is.

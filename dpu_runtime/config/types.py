@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 SOCKET_PATH_BYTES_MAX = 107  # octets, sockaddr_un.sun_path without its NUL, unix(7)
 IFNAME_BYTES_MAX = 15  # octets, IFNAMSIZ without its NUL, netdevice(7)
 NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,32}$"
-ITEM_NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
+RULE_NAME_PATTERN = r"^[A-Za-z0-9_.-]{1,64}$"
 
 PROTOCOLS = {
     "icmp": 1,
@@ -273,7 +273,8 @@ Owner = Annotated[
     Field(pattern=r"^[\x21-\x7e]{1,255}$"),
     Allowed("1 to 255 printable ASCII characters without a space"),
 ]
-ItemName = Annotated[str, Field(pattern=ITEM_NAME_PATTERN), Allowed("1 to 64 of A-Z a-z 0-9 _ . -")]
+RuleName = Annotated[str, Field(pattern=RULE_NAME_PATTERN), Allowed("1 to 64 of A-Z a-z 0-9 _ . -")]
+ItemName = RuleName  # of an item of any section
 MacAddress = Annotated[
     str, AfterValidator(_unicast_mac), Allowed('a unicast MAC address such as "02:00:00:00:00:01"')
 ]

@@ -56,8 +56,8 @@ class Device(Protocol):
     async def profile(self, seconds: float) -> dict:
         """Return where the workers' time went, after `seconds`. Raises ApplyError."""
 
-    def item_counters(self, section: str) -> dict[str, tuple]:
-        """Return the counters of items by name, those of Noun.stats."""
+    def item_counters(self, function: str) -> dict[str, dict[str, tuple]]:
+        """Return {section: {item: counters}} of a function, those of Noun.stats."""
 
     def status(self) -> dict:
         """Return the data plane's process, workers, versions, start, and whether it was adopted."""

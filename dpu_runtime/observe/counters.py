@@ -2,14 +2,19 @@
 
 Received + copies + segments = transmitted + dropped + merged; `balance` shows the six. Read under
 traffic they may differ by the packets in the workers' hands.
+Drop reasons, stages and groups of counters are the frame's own and those that functions declare.
 """
 
 import os
 
 from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.function import HOOKS
 from dpu_runtime.kernels.drops import Drop
-from dpu_runtime.kernels.switch.mac_table import SWITCH_COUNTERS
 from dpu_runtime.plane.shared import Control, Stage, WorkerWord
+from dpu_runtime.regions_stub import FRAME_DROPS, tables_of
+from dpu_runtime.registry import functions, order
+
+FRONT, BACK = ("rx", "parse", "verify"), ("offload", "tx", "xconnect")  # stages of the frame
 
 
 def read_stats(shared, slots, cpus):
@@ -20,27 +25,57 @@ def read_stats(shared, slots, cpus):
     """
     workers = len(cpus)
     ports = shared.port_counters[:workers].sum(axis=0)
-    drops = shared.drops[:workers].sum(axis=0)
-    stages = shared.kernel_counters[:workers].sum(axis=0)
-    switch = shared.switch_counters[:workers].sum(axis=0)
     return {
         "ports": {
             name: {c.name.lower(): int(ports[slot.index, c]) - slot.base[c] for c in PortCounter}
             for name, slot in slots.items()
         },
-        "drops": {
-            reason.name.lower(): int(drops[reason])
-            for reason in Drop
-            if reason != Drop.NONE and drops[reason]
-        },
+        "drops": {name: packets for name, packets in drop_counters(shared, workers).items() if packets},
         "kernels": {
-            stage.name.lower(): {"packets": int(stages[stage, 0]), "cycles": int(stages[stage, 1])}
-            for stage in Stage
+            name: {"packets": packets, "cycles": cycles}
+            for name, (packets, cycles) in stage_counters(shared, workers).items()
         },
-        "switch": dict(zip(SWITCH_COUNTERS, switch.tolist(), strict=True)),
+        **_groups(shared, workers),
         "balance": shared.balance(workers),
         "workers": [_worker(shared, number, cpu) for number, cpu in enumerate(cpus)],
         "tsc_hz": int(shared.control[Control.TSC_HZ]),
+    }
+
+
+def _sums(array, workers):
+    """Sums over the workers, as Python integers."""
+    return array[:workers].sum(axis=0).tolist()
+
+
+def drop_counters(shared, workers):
+    """{reason: packets} of the frame and of all functions."""
+    frame = _sums(shared.drops, workers)
+    counted = {reason.name.lower(): frame[reason] for reason in FRAME_DROPS if reason != Drop.NONE}
+    for function in functions():
+        own = _sums(tables_of(shared, function).drops, workers)
+        counted |= zip(function.drops, own, strict=False)
+    return counted
+
+
+def stage_counters(shared, workers):
+    """{stage: (packets, cycles)} of the frame and of all functions, in the order of the pipeline."""
+    frame = _sums(shared.kernel_counters, workers)
+    own = {}
+    for function in functions():
+        rows = _sums(tables_of(shared, function).stages, workers)
+        own |= {stage.name: tuple(row) for stage, row in zip(function.stages, rows, strict=False)}
+    stages = order(functions())
+    counted = {name: tuple(frame[Stage[name.upper()]]) for name in FRONT}
+    counted |= {stage.name: own[stage.name] for hook in HOOKS for stage in stages[hook]}
+    return counted | {name: tuple(frame[Stage[name.upper()]]) for name in BACK}
+
+
+def _groups(shared, workers):
+    """{group: {name: count}} of what functions show of their counters."""
+    return {
+        group: dict(zip(names, _sums(getattr(tables_of(shared, function), group), workers), strict=True))
+        for function in functions()
+        for group, names in function.shown.items()
     }
 
 

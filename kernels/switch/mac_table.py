@@ -56,7 +56,9 @@ assert MAC_REFRESH_TICKS < MAC_AGEING_SECONDS_MIN * TICKS_PER_SECOND
 SWITCH_LAYOUT = {
     "mac": ("u8", (MAC_WORDS,)),
     "vlan_allowed": ("u8", (PORTS_MAX, VLAN_WORDS)),  # one bit a VLAN ID, for trunks
+    "settings": ("u8", (8,)),
 }
+AGEING_TICKS = 0  # word of `settings`
 
 SWITCH_OUT_MAX = PORTS_MAX + BATCH_SIZE  # entries of the switch's output list: the widest flood and a batch
 

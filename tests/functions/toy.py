@@ -77,6 +77,10 @@ def active(items, _settings):
 class ToyBook(Book):
     """`values` has a port's number, 1 more so that 0 is none; `rules` the hit counter of the rule meant."""
 
+    def __init__(self, *what, **more):
+        super().__init__(*what, **more)
+        self.tags = {}  # name -> place
+
     def publish(self, items, settings, numbers):
         """Refuse more than TAGS_MAX, or the number 255, whatever is there before."""
         tags = items["tag"]

@@ -10,7 +10,8 @@ FUNCTION = Function(
     settings=SwitchSettings,
     port=SwitchKeys,
     tables=Tables(mac_table.SWITCH_LAYOUT),
-    counters={"counts": ("u8", (len(mac_table.SWITCH_COUNTERS),))},
+    counters={"switch": ("u8", (len(mac_table.SWITCH_COUNTERS),))},
+    shown={"switch": mac_table.SWITCH_COUNTERS},
     drops=("mac_spoof", "vlan_denied", "hairpin", "no_egress", "mtu_exceeded", "link_local"),
     stages=(
         Stage(

@@ -142,8 +142,11 @@ class MemoryDevice:
         worker["syscalls"] = {"epoll_wait": {"share": 0.7, "per_second": 3.0, "us_mean": None}}
         return {"seconds": seconds, "notes": ["a note"], "workers": [worker]}
 
-    def item_counters(self, section):
-        return {item.name: (i, i * 64) for i, item in enumerate(self.items.get(section, []))}
+    def item_counters(self, function):
+        return {
+            section: {item.name: (i, i * 64) for i, item in enumerate(items)}
+            for section, items in self.items.items()
+        }
 
     def status(self):
         return {"pid": 1, "workers": [1], "started": time.time(), "adopted": self.adopted}
