@@ -29,11 +29,11 @@ ALL_OFFLOADS = (
 class InMemory:
     """Arguments of `dpu_runtime.plane.worker.pipeline`: worker and burst; and the tables' writers.
 
-    on       names of stages in the programs of all ports: as in a daemon, what rules and VLANs need is added
+    on       names of stages in the programs of all ports: as in a daemon, what rules need is added
     workers  with rows in the tables; `worker` is the first of them
     """
 
-    def __init__(self, on=("switch_admit", "switch"), workers=1):
+    def __init__(self, on=("switch_admit", "switch", "switch_tags"), workers=1):
         self.shared = SharedState.create(workers)
         os.close(self.shared.fd)  # mapped, and nobody else will
         settings = self.shared.of("switch").settings
@@ -57,8 +57,7 @@ class InMemory:
         for allowed in trunk:
             self.shared.of("switch").vlan_allowed[index, allowed // 64] |= np.uint64(1 << (allowed % 64))
         self.worker.io.fds[index] = index
-        if vlan:
-            self.switch_on("switch_tags")
+        self.shared.of("switch").settings[mac_table.PORTS_WITH_VLAN] += np.uint64(vlan != 0)
         listed = np.flatnonzero(self.shared.ports["kind"])
         mac_table.write_active_ports(self.shared.active_ports, listed)
 

@@ -19,7 +19,7 @@ _PUBLIC = {
     "NullPort": "dpu_runtime.config.models",
     "PortConfig": "dpu_runtime.config.models",
     "RpcError": "dpu_runtime.config.errors",
-    "RuleConfig": "dpu_runtime.config.models",
+    "RuleConfig": "dpu_runtime.functions.acl.config",
     "RuntimeConfig": "dpu_runtime.config.models",
     "TapPort": "dpu_runtime.config.models",
     "VhostUserPort": "dpu_runtime.config.models",

@@ -1,7 +1,8 @@
 """What a function of the DPU declares; the frame makes all else of it.
 
 A declaration is data: it imports neither numba nor an operating system, and has no string twice. Code is
-named as "module:name" and loaded by whoever runs it.
+named as "module:name" and loaded by whoever runs it. `Refers` is in dpu_runtime/config/types.py, `Keys` in
+dpu_runtime/config/model.py; a declaration must not import dpu_runtime/config/models.py, made of them all.
 Out:  `Function` and its parts; dpu_runtime/registry.py has those there are, and refuses what clashes.
 """
 
@@ -18,8 +19,9 @@ class Stage:
 
     name    unique; the row of `dpu stats` under which its packets and cycles are counted
     entry   "module:name" of a kernel `entry(burst, state, port, count) -> count`, kernels/stage.py
-    after   names of stages of the same hook that come first, where both are on
-    before  names of stages of the same hook that come later
+    after   names of stages of the same hook that come first, where both are on; one that may not be
+            there, as it is of another package, ends in "?"
+    before  names of stages of the same hook that come later, likewise
     reads   words of `marks` that it needs; stages that can write them do so only then
     """
 
@@ -112,16 +114,19 @@ class Function:
     name      the same in every folder, on the CLI, in the configuration and in counters
     summary   what it does, in one sentence, for help and documents
     sections  {key: model}, lists of tables of the configuration; fields that refer to a port or to an item of
-              another section say so (dpu_runtime/config/types.py), order and refusals follow from it
-    settings  model whose keys are joined to [runtime]
+              another section say so (`Refers`), order and refusals follow from it
+    settings  `Keys` that are joined to [runtime]
     changing  those of them that change while the daemon runs
-    port      model whose keys are joined to every [[port]]
+    port      `Keys` that are joined to every [[port]]; all of them change under traffic
     tables, private, counters, drops
               its memory: {name: (dtype, shape)} of counters a worker, names of drop reasons
+    shown     {array of counters: names of its words}, a group of `dpu stats -j` called like the array
     stages, tasks
               its compiled entries
     active    "module:name" of `active(items, settings) -> (stage, port) -> bool`; default: always on
     book      "module:name" of the class that turns configuration into rows, dpu_runtime/functions/book.py
+    wire      "module:name" of `wire(wire, port, before)`, called in the namespace of an interface that the
+              device makes, when it is made and when keys of `port` change, dpu_runtime/device/wiring.py
     nouns     {section: Noun}
     punted    "module:name" of a coroutine function that takes packets which stages punt, plane/punts.py
     explain   {stage: text} with fields of the item that decided
@@ -137,10 +142,12 @@ class Function:
     private: Private | None = None
     counters: dict[str, tuple] = field(default_factory=dict)
     drops: tuple[str, ...] = ()
+    shown: dict[str, tuple[str, ...]] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     tasks: tuple[Task, ...] = ()
     active: str | Callable | None = None
     book: str | None = None
+    wire: str | None = None
     nouns: dict[str, Noun] = field(default_factory=dict)
     punted: str | None = None
     explain: dict[str, str] = field(default_factory=dict)

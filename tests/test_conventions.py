@@ -16,6 +16,13 @@ CONTROL_MODULES = (
     "dpu_runtime.device.wiring",
     "dpu_runtime.device.supervisor",
     "dpu_runtime.control.daemon",
+    "dpu_runtime.device.device",
+    "dpu_runtime.registry",
+    "dpu_runtime.functions.acl.book",
+    "dpu_runtime.functions.meter.book",
+    "dpu_runtime.functions.meter.shaper",
+    "dpu_runtime.functions.switch.book",
+    "dpu_runtime.config.models",
 )
 HEAVY = {"numba", "llvmlite", "numpy", "pydantic", "pyroute2", "scapy"}
 

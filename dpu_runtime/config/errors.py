@@ -61,6 +61,18 @@ class DaemonError(Exception):
     """The daemon cannot start: another one runs, or a path is not usable."""
 
 
+class DataPlaneError(Exception):
+    """The data plane refused a request or is gone."""
+
+
+class DataPlaneGoneError(DataPlaneError):
+    """The data plane died before it answered."""
+
+
+class NotAdoptedError(DataPlaneError):
+    """A data plane that runs could not be taken over; it goes on as it was."""
+
+
 class RpcError(Exception):
     """The error object of a JSON-RPC 2.0 response."""
 

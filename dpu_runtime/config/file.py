@@ -14,10 +14,10 @@ import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from dpu_runtime.config.errors import ConfigError, Problem
-from dpu_runtime.config.models import PORT_KINDS, Config, PortConfig
+from dpu_runtime.config.models import KINDS, Config, PortConfig
+from dpu_runtime.config.references import cleared, standing
 from dpu_runtime.config.types import Allowed
 
-_KINDS = {typing.get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in PORT_KINDS}
 _TABLE = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+|\"[^\"]*\")\s*[=.]")
 _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -59,18 +59,20 @@ def parse_config(text, file=""):
 
 
 def config_toml(config):
-    """TOML text of a `Config`: what differs from the defaults, one table a port and a rule.
+    """TOML text of a `Config`: what differs from the defaults, one table a port and an item.
 
-    Without the ports that have an owner and the rules that name one: to apply the text leaves those alone.
+    Without the ports that have an owner and the items that name one: to apply the text leaves those alone.
     """
-    owned = {port.name for port in config.port if port.owner}
-    ports = [port for port in config.port if port.name not in owned]
-    rules = [rule for rule in config.rule if not {rule.in_port, rule.out_port} & owned]
+    parts = {"port": [port for port in config.port if not port.owner]}
+    there = {"port": {port.name for port in parts["port"]}}
+    for function in config.FUNCTIONS:
+        parts |= standing(config.items(function), there)
+    parts = {key: [cleared(item, there) for item in items] for key, items in parts.items()}
     document = tomlkit.document()
     runtime = said(config.runtime)
     if runtime:
         document["runtime"] = runtime
-    for key, items in (("port", ports), ("rule", rules)):
+    for key, items in parts.items():
         if items:
             tables = tomlkit.aot()
             for item in items:
@@ -95,7 +97,7 @@ def problems(error, model, file="", text=""):
         elif kind == "missing":
             why, has_value, value = "missing", False, None
         elif kind in ("union_tag_invalid", "union_tag_not_found"):
-            keys, allowed = [*keys, "kind"], ", ".join(_KINDS)
+            keys, allowed = [*keys, "kind"], ", ".join(KINDS)
             has_value = kind == "union_tag_invalid"
             why, value = "" if has_value else "missing", item["ctx"].get("tag")
         elif kind in ("misfit", "value_error"):
@@ -142,8 +144,8 @@ def _locate(model, location):
     """Keys as the user wrote them, the model that owns the last one, and what it takes."""
     keys, owner, allowed = [], model, ""
     for part in location:
-        if isinstance(part, str) and model is PortConfig and part in _KINDS:
-            model = owner = _KINDS[part]  # pydantic names the variant of the union here
+        if isinstance(part, str) and model is PortConfig and part in KINDS:
+            model = owner = KINDS[part]  # pydantic names the variant of the union here
             continue
         keys.append(part)
         if isinstance(part, str):

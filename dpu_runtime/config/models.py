@@ -1,99 +1,35 @@
 """The configuration as models: what may be said, and what fits together.
 
 In:   plain data (from TOML, JSON-RPC or code). Out: frozen models in which every value has one spelling.
-Not:  files and error texts (config_file.py); the machine: namespaces, interfaces, free names (the device).
+      `[runtime]` and `[[port]]` have the frame's keys (frame.py) and those that functions join to them; each
+      list of tables of a function is a field of `Config`.
+Not:  files and error texts (file.py); the machine: namespaces, interfaces, free names (the device).
 
 A new port kind is one subclass of `PortConfig` with its own `kind`, appended to PORT_KINDS.
 """
 
 import ipaddress
-import os
-import re
-from pathlib import Path
-from typing import Annotated, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
+from dpu_runtime import registry
 from dpu_runtime.config import types
-from dpu_runtime.config.model import Action, Model, refuse
-from dpu_runtime.config.types import Allowed, Cli
-from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, FRAME_BYTES, FRAMES_MAX, QUEUE_FRAMES
+from dpu_runtime.config.frame import PortKeys, RuntimeKeys
+from dpu_runtime.config.model import Model, joined, refuse
+from dpu_runtime.config.references import annotated
+from dpu_runtime.config.sections import item_problems, reference_problems, sections_of, settings_of
+from dpu_runtime.config.types import Allowed, Cli, NotCrossed, Refers
 from dpu_runtime.drivers.tap import MTU_MAX as TAP_MTU_MAX
 from dpu_runtime.drivers.vhost_user import QUEUE_PAIRS_MAX
-from dpu_runtime.functions.acl.config import RuleConfig
-from dpu_runtime.kernels.layout import PORTS_MAX, WORKERS_MAX
+from dpu_runtime.kernels.layout import PORTS_MAX
 
-MADE_UP = re.compile(r"rule-[1-9][0-9]*")  # names of rules that were given none
-XDP_FRAMES_MIN = QUEUE_FRAMES + BURST_FRAMES
 MTU_IPV6_MIN = 1280  # octets, RFC 8200 5
 
-
-def machine_cpus():
-    """Numbers of the CPUs that are online."""
-    try:
-        text = Path("/sys/devices/system/cpu/online").read_text().strip()
-    except OSError:
-        return list(range(os.cpu_count() or 1))
-    ranges = [part.partition("-") for part in text.split(",")]
-    return [cpu for low, _, high in ranges for cpu in range(int(low), int(high or low) + 1)]
-
-
-def default_workers():
-    """All CPUs but the first, which stays for the control process and the containers."""
-    cpus = machine_cpus()
-    return cpus[1 : WORKERS_MAX + 1] or cpus
-
-
-class RuntimeConfig(Model):
-    """`[runtime]`: the daemon and its workers.
-
-    All but the default actions of the stages stays as it is while the daemon runs.
-    """
-
-    socket: types.SocketPath = Field("/run/dpu/dpu.sock", description="Unix socket of the API, mode 0660")
-    state_dir: types.AbsolutePath = Field(
-        "/var/lib/dpu", description="folder of the lock and of what runs, one a daemon"
-    )
-    workers: Annotated[list[int], Allowed("numbers of CPUs of this machine, each once")] = Field(
-        default_factory=default_workers,
-        description="CPUs that run a worker each; default: all but the first",
-    )
-    standby: bool = Field(True, description="keep a second, warm data-plane process for a fast take-over")
-    mac_ageing_s: Annotated[int, Field(ge=1, le=1_000_000), Allowed("1..1000000 seconds")] = Field(
-        300, description="a learned MAC address is forgotten after this time without a packet from it"
-    )
-    idle_spin_us: Annotated[int, Field(ge=0, le=1000), Allowed("0..1000 microseconds")] = Field(
-        20, description="how long a worker without packets polls before it sleeps"
-    )
-    xdp_frames: Annotated[
-        int, Field(ge=XDP_FRAMES_MIN, le=FRAMES_MAX), Allowed(f"{XDP_FRAMES_MIN}..{FRAMES_MAX} frames")
-    ] = Field(
-        32768,
-        description=f"frames of {FRAME_BYTES} octets that all af_xdp ports share, {QUEUE_FRAMES} a queue;"
-        " locked in memory while there is such a port",
-    )
-    perf_map: bool = Field(
-        False,
-        description="write /tmp/perf-PID.map for the data plane: perf then knows its machine code by name;"
-        " see profiling.md",
-    )
-    default_ingress: Action = Field("allow", description="what happens to a packet no ingress rule matches")
-    default_egress: Action = Field("allow", description="what happens to a packet no egress rule matches")
-
-    @field_validator("workers")
-    @classmethod
-    def _workers_exist(cls, workers):
-        cpus = machine_cpus()
-        if not workers:
-            raise ValueError("no worker")
-        if len(set(workers)) != len(workers):
-            raise ValueError("names a CPU twice")
-        if len(workers) > WORKERS_MAX:
-            raise ValueError(f"more than {WORKERS_MAX} workers")
-        missing = [cpu for cpu in workers if cpu not in cpus]
-        if missing:
-            raise ValueError(f"no CPU {missing[0]}, this machine has {', '.join(map(str, cpus))}")
-        return workers
+FUNCTIONS = registry.by_references(registry.functions())
+RuntimeConfig = joined("RuntimeConfig", RuntimeKeys, [f.settings for f in FUNCTIONS if f.settings])
+RuntimeConfig.CHANGING = tuple(key for f in FUNCTIONS for key in f.changing)  # while the daemon runs
+PortConfig = joined("PortConfig", PortKeys, [f.port for f in FUNCTIONS if f.port])
 
 
 class RouteConfig(Model):
@@ -108,75 +44,6 @@ class RouteConfig(Model):
             target = ipaddress.ip_network(self.to)
             if target.version != ipaddress.ip_address(self.via).version:
                 refuse(self, [(("via",), f"not of the family of {self.to}", self.via)])
-        return self
-
-
-class PortConfig(Model):
-    """`[[port]]`: what ports of every kind have."""
-
-    name: Annotated[types.PortName, Cli("NAME", positional=True)] = Field(
-        description="name of the port, unique"
-    )
-    kind: str = Field(description="kind of the port")
-    mac: types.MacAddress = Field(
-        default_factory=lambda data: types.derived_mac(data.get("name", "")),
-        description="MAC address of the attached side; default: made from the port's name",
-    )
-    mtu: Annotated[int, Field(ge=68, le=65535), Allowed("68..65535 octets")] = Field(
-        1500, description="largest layer 3 packet"
-    )
-    queues: Annotated[int, Field(ge=1, le=WORKERS_MAX), Allowed("1 to the number of workers")] | None = Field(
-        None, description="queue pairs; default: one a worker"
-    )
-    vlan: types.VlanId | None = Field(None, description="VLAN of untagged packets; default: none")
-    trunk: Annotated[list[types.VlanId], Allowed("VLAN IDs, 1..4094, each once")] | None = Field(
-        None, description="VLANs whose tags the port takes, all others are dropped; default: any tag"
-    )
-    spoof_check: bool = Field(False, description="drop packets whose source MAC address is not `mac`")
-    verify_checksum: bool = Field(False, description="verify the checksums of packets that come in here")
-    offload: bool = Field(True, description="offload checksums and segmentation with the attached side")
-    gro: bool = Field(True, description="merge TCP segments that come in one by one")
-    rx_rate: types.BitRate | None = Field(
-        None,
-        description="most that may come in here, in bits of frames a second; a tap port's interface is"
-        " shaped, any other port loses what exceeds it; default: no limit",
-    )
-    rx_burst: types.Burst | None = Field(
-        None, description="octets that may come in at once; default: 250 ms of `rx_rate`, 10 ms of a tap port"
-    )
-    tx_rate: types.BitRate | None = Field(
-        None,
-        description="most that may go out here, in bits of frames a second; what exceeds it is dropped;"
-        " default: no limit",
-    )
-    tx_burst: types.Burst | None = Field(
-        None, description="octets that may go out at once; default: 250 ms of `tx_rate`"
-    )
-    owner: types.Owner | None = Field(
-        None,
-        description="who made the port at run time, such as `attach` or a container engine; such a port"
-        " goes when its container does, `dpu apply` leaves it alone, and a file cannot have one",
-    )
-
-    @field_validator("trunk")
-    @classmethod
-    def _vlans_once(cls, trunk):
-        if trunk is None:
-            return None
-        if len(set(trunk)) != len(trunk):
-            raise ValueError("names a VLAN twice")
-        return sorted(trunk)
-
-    @model_validator(mode="after")
-    def _bursts_have_rates(self):
-        refuse(
-            self,
-            [
-                ((f"{way}_burst",), f"needs `{way}_rate`", getattr(self, f"{way}_burst"))
-                for way in ("rx", "tx")
-                if getattr(self, f"{way}_burst") is not None and getattr(self, f"{way}_rate") is None
-            ],
-        )
         return self
 
 
@@ -240,7 +107,9 @@ class VhostUserPort(PortConfig):
     queues: Annotated[int, Field(ge=1, le=QUEUE_PAIRS_MAX), Allowed(f"1 to {QUEUE_PAIRS_MAX}")] | None = (
         Field(None, description=f"queue pairs offered; default: {QUEUE_PAIRS_MAX}, whatever the workers")
     )
-    xconnect: Annotated[types.PortName | None, Cli("PORT")] = Field(
+    xconnect: (
+        Annotated[types.PortName, Refers("port", kind="vhost_user", cleared=True), Cli("PORT")] | None
+    ) = Field(
         None,
         description="vhost_user port, may be itself, that everything coming in here goes to as it is:"
         " no rules, no switch; default: none",
@@ -281,8 +150,6 @@ class InterfacePort(PortConfig):
         if self.accept_default_route not in (None, self.ifname):
             text = f"is not the port's interface, {self.ifname}"
             problems.append((("accept_default_route",), text, self.accept_default_route))
-        if self.spoof_check and self.mac is None:
-            problems.append((("spoof_check",), "needs `mac`", True))
         refuse(self, problems)
         return self
 
@@ -311,40 +178,57 @@ class AfXdpPort(InterfacePort):
 
 PORT_KINDS = (TapPort, NullPort, VhostUserPort, AfPacketPort, AfXdpPort)
 INTERFACE_KINDS = ("tap", "af_packet", "af_xdp")
+KINDS = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in PORT_KINDS}
 AnyPort = Annotated[Union[PORT_KINDS], Field(discriminator="kind")]  # noqa: UP007  (built from a tuple)
 
 
-class Config(Model):
-    """A whole configuration; rules always have names."""
+class _Config(Model):
+    """A whole configuration; all items have names."""
+
+    FUNCTIONS: ClassVar[tuple[Any, ...]] = FUNCTIONS  # what an item names is of the same or an earlier one
+    SECTIONS: ClassVar[tuple[Any, ...]] = sections_of(FUNCTIONS)
 
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig, description="the daemon and its workers")
     port: Annotated[list[AnyPort], Allowed("[[port]] tables")] = Field(
         default_factory=list, description="ports"
     )
-    rule: Annotated[list[RuleConfig], Allowed("[[rule]] tables")] = Field(
-        default_factory=list, description="rules"
-    )
 
     @classmethod
-    def of_models(cls, runtime, port, rule):
+    def of_models(cls, **parts):
         """Make one of models that are valid each; only whether they fit each other is looked at.
 
         Raises ValidationError. Validating 500 ports anew would take longer than making one.
         """
-        config = cls.model_construct(runtime=runtime, port=port, rule=cls._name_rules(rule))
-        return config._parts_fit()
+        named = {section.key: section.with_names(parts[section.key]) for section in cls.SECTIONS}
+        return cls.model_construct(**{**parts, **named})._parts_fit()
 
-    @field_validator("rule")
+    def parts(self):
+        """What it is made of, to be changed and put together anew by `of_models`."""
+        return {key: getattr(self, key) for key in type(self).model_fields}
+
+    def settings(self, function):
+        """Keys of [runtime] that a function joined to it, None if it has none."""
+        return settings_of(function, self.runtime)
+
+    def items(self, function):
+        """{section: items} of a function."""
+        return {key: getattr(self, key) for key in function.sections}
+
+    @field_validator("*")
     @classmethod
-    def _name_rules(cls, rules):
-        """Give unnamed rules the lowest free rule-N, in order."""
-        taken = {rule.name for rule in rules}
-        free = (name for n in range(1, len(rules) + 1) if (name := f"rule-{n}") not in taken)
-        return [rule if rule.name else rule.model_copy(update={"name": next(free)}) for rule in rules]
+    def _name_items(cls, value, info):
+        section = next((section for section in cls.SECTIONS if section.key == info.field_name), None)
+        return section.with_names(value) if section else value
 
     @model_validator(mode="after")
     def _parts_fit(self):
-        refuse(self, [*self._port_problems(), *self._xconnect_problems(), *self._rule_problems()])
+        there = {("port", kind): {p.name for p in self.port if kind in ("", p.kind)} for kind in ("", *KINDS)}
+        for section in self.SECTIONS:
+            there[section.key, ""] = {item.name for item in getattr(self, section.key)}
+        problems = [*self._port_problems(), *self._connection_problems(there)]
+        for section in self.SECTIONS:
+            problems += item_problems(section.key, getattr(self, section.key), there)
+        refuse(self, problems)
         return self
 
     def _port_problems(self):
@@ -369,32 +253,27 @@ class Config(Model):
                     text = f"port {other} has an interface of this name in the same namespace"
                     yield ("port", i, "ifname"), text, port.ifname
 
-    def _xconnect_problems(self):
+    def _connection_problems(self, there):
+        """Of references between ports, and of keys that a cross-connect would pass by."""
         rings = {port.name: (i, port) for i, port in enumerate(self.port) if port.kind == "vhost_user"}
-        for i, port in rings.values():
-            if port.xconnect is None:
+        for i, port in enumerate(self.port):
+            yield from reference_problems(("port", i), port, there)
+            if port.name not in rings or port.xconnect not in rings:
                 continue
-            if port.xconnect not in rings:
-                text = f"no such vhost_user port, there are: {', '.join(sorted(rings))}"
-                yield ("port", i, "xconnect"), text, port.xconnect
-                continue
-            limits = (i, port, "rx_rate"), (*rings[port.xconnect], "tx_rate")
-            for at, limited, key in limits:
+            ways = {"rx": (i, port), "tx": rings[port.xconnect]}
+            for key, crossed in annotated(type(port), NotCrossed):
+                at, limited = ways[crossed.way]
                 if getattr(limited, key) is not None:
                     text = (
                         f"does not go with the cross-connect of {port.name}, which passes packets as they are"
                     )
                     yield ("port", at, key), text, getattr(limited, key)
 
-    def _rule_problems(self):
-        ports = {port.name for port in self.port}
-        names = set()
-        for i, rule in enumerate(self.rule):
-            if rule.name in names:
-                yield ("rule", i, "name"), "another rule has this name", rule.name
-            names.add(rule.name)
-            for key in ("in_port", "out_port"):
-                name = getattr(rule, key)
-                if name is not None and name not in ports:
-                    there = ", ".join(sorted(ports)) or "none"
-                    yield ("rule", i, key), f"no such port, there are: {there}", name
+
+def _section_fields():
+    for section in _Config.SECTIONS:
+        items = Field(default_factory=list, description=section.words)
+        yield section.key, (Annotated[list[section.model], Allowed(f"[[{section.key}]] tables")], items)
+
+
+Config = create_model("Config", __base__=_Config, __doc__=_Config.__doc__, **dict(_section_fields()))

@@ -4,19 +4,16 @@ Spec: RFC 4632 (CIDR), RFC 4291 (IPv6), IEEE 802 (MAC addresses), IEEE 802.1Q (V
       (TCP flags).
 Out:  text in one spelling, so that equal configurations are equal models; `*_number`, `*_range` and
       `*_bits` give the numbers that tables are built from.
-Not:  whether values fit each other (config.py) or the machine (the device).
+Not:  whether values fit each other (models.py) or the machine (the device).
 """
 
 import hashlib
 import ipaddress
 import re
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
-
-from dpu_runtime.kernels.meter.table import BURST_MAX, BURST_MIN, RATE_MAX, RATE_MIN
 
 SOCKET_PATH_BYTES_MAX = 107  # octets, sockaddr_un.sun_path without its NUL, unix(7)
 IFNAME_BYTES_MAX = 15  # octets, IFNAMSIZ without its NUL, netdevice(7)
@@ -43,8 +40,6 @@ TCP_FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ece"
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _MAC_BROADCAST = (1 << 48) - 1
 _MAC_GROUP_BIT = 1 << 40
-_BIT_RATE = re.compile(r"([0-9]{1,12}(?:[.][0-9]{1,9})?)(?:([kmg]?)bit)?")
-_SI = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _PORT_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
@@ -67,6 +62,31 @@ class Cli:
     metavar: str = ""
     help: str = ""
     positional: bool = False
+
+
+@dataclass(frozen=True)
+class Refers:
+    """The key, or each text of its list, is the name of a port or of an item of another list of tables.
+
+    section  "port", or key of that list
+    kind     of port that it has to be; "": any
+    cleared  when what it names goes, the key is cleared: whoever reads it can do without. Otherwise what has
+             the key goes too; it is set behind what it names, and taken away before that
+    """
+
+    section: str
+    kind: str = ""
+    cleared: bool = False
+
+
+@dataclass(frozen=True)
+class NotCrossed:
+    """The key of a port decides about its packets, so it does not go with a cross-connect.
+
+    way  "rx": of the port that packets come in at, "tx": of the one they go out by
+    """
+
+    way: str
 
 
 def mac_number(text):
@@ -258,22 +278,10 @@ def _tcp_flags(text):
     return ",".join(name if value & bit else f"!{name}" for name, bit in TCP_FLAGS.items() if mask & bit)
 
 
-def _bit_rate(value):
-    """Bits a second of a number, or of text as tc(8) takes it: SI suffixes, bits."""
-    if not isinstance(value, str):
-        return value
-    match = _BIT_RATE.fullmatch(value.lower())
-    if not match:
-        raise ValueError("not a rate")
-    rate = round(Decimal(match[1]) * _SI[match[2] or ""])
-    if not RATE_MIN <= rate <= RATE_MAX:
-        raise ValueError("out of range")
-    return rate
-
-
 _TEXT_OR_NUMBER = (BeforeValidator(_number_as_text), WithJsonSchema({"type": ["string", "integer"]}))
 
 PortName = Annotated[str, Field(pattern=NAME_PATTERN), Allowed("1 to 32 of A-Z a-z 0-9 _ . -"), Cli("P")]
+PortRef = Annotated[PortName, Refers("port")]
 Owner = Annotated[
     str,
     Field(pattern=r"^[\x21-\x7e]{1,255}$"),
@@ -281,6 +289,7 @@ Owner = Annotated[
     Cli("O"),
 ]
 RuleName = Annotated[str, Field(pattern=RULE_NAME_PATTERN), Allowed("1 to 64 of A-Z a-z 0-9 _ . -"), Cli("R")]
+ItemName = RuleName  # of an item of any section
 MacAddress = Annotated[
     str, AfterValidator(_unicast_mac), Allowed('a unicast MAC address such as "02:00:00:00:00:01"'), Cli("M")
 ]
@@ -349,12 +358,3 @@ TcpFlags = Annotated[
     Cli("SPEC"),
 ]
 VlanId = Annotated[int, Field(ge=1, le=4094), Allowed("1..4094")]
-BitRate = Annotated[
-    int,
-    Field(ge=RATE_MIN, le=RATE_MAX),
-    BeforeValidator(_bit_rate),
-    WithJsonSchema({"type": ["integer", "string"]}),
-    Allowed(f'{RATE_MIN}..{RATE_MAX} bits a second, or text such as "20mbit" (bit, kbit, mbit, gbit)'),
-    Cli("RATE"),
-]
-Burst = Annotated[int, Field(ge=BURST_MIN, le=BURST_MAX), Allowed(f"{BURST_MIN}..{BURST_MAX} octets")]

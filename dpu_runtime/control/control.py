@@ -6,80 +6,20 @@ Not:  how requests come in (api.py), the process around it (daemon.py).
 
 import asyncio
 import logging
-from typing import Protocol
 
 from pydantic import ValidationError
 
-from dpu_runtime.config.errors import ApplyError, ConfigError
+from dpu_runtime.config.errors import ApplyError, ConfigError, DataPlaneError
 from dpu_runtime.config.file import problems
-from dpu_runtime.config.models import Config, PortConfig
+from dpu_runtime.config.models import Config
+from dpu_runtime.config.references import missing, standing
 from dpu_runtime.control import plan
 from dpu_runtime.control.origin import Origin
-from dpu_runtime.device.supervisor import DataPlaneError
 from dpu_runtime.drivers.port import PortError
-from dpu_runtime.functions.acl.config import RuleConfig
 
 log = logging.getLogger("dpu.control")
 
 REFUSALS = (PortError, DataPlaneError, OSError)  # what a device says no with; all else is a bug
-
-
-class Device(Protocol):
-    """What does the work: ports, rules and the data plane. One call at a time."""
-
-    async def start(self) -> None:
-        """Bring up the data plane, or adopt one that runs."""
-
-    async def take_over(self) -> None:
-        """End what `start` began where a data plane of another version runs; ports and rules are set."""
-
-    async def stop(self) -> None:
-        """Take everything down."""
-
-    async def add_port(self, port: PortConfig) -> None:
-        """Make a port, closed to packets; raises PortError with nothing changed."""
-
-    def open_ports(self) -> None:
-        """Let packets through to every port: the rules that name them are set."""
-
-    def close_port(self, name: str) -> None:
-        """Let no packet through to a port any more: its rules are about to go."""
-
-    async def del_port(self, name: str) -> None:
-        """Take a port down."""
-
-    async def update_port(self, old: PortConfig, new: PortConfig) -> bool:
-        """Change a port in place, or return False: it must go and come again."""
-
-    def lost_ports(self) -> list[str]:
-        """Names of the ports whose interface the device made and somebody else took away."""
-
-    async def relocate_port(self, old: PortConfig, new: PortConfig) -> None:
-        """Take `new` as the place of the interface; raises PortError when it is elsewhere."""
-
-    async def set_rules(self, rules: list[RuleConfig], default_ingress: str, default_egress: str) -> None:
-        """Replace all rules at once, without losing a packet."""
-
-    def port_configs(self) -> list[PortConfig]:
-        """Return the ports there are."""
-
-    def port_info(self, name: str) -> dict:
-        """Return what a port got: offloads, queues, and why not more."""
-
-    def stats(self) -> dict:
-        """Return the counters, as `dpu stats -j` prints them."""
-
-    async def profile(self, seconds: float) -> dict:
-        """Return where the workers' time went, after `seconds`. Raises ApplyError."""
-
-    def item_counters(self, function: str) -> dict[str, dict[str, tuple]]:
-        """Return {section: {item name: counters}} of a function, the counters as its nouns have them."""
-
-    def status(self) -> dict:
-        """Return the data plane's process, workers, versions, start, and whether it was adopted."""
-
-    async def healthy(self) -> bool:
-        """Whether the data plane moves packets."""
 
 
 class Control:
@@ -101,23 +41,26 @@ class Control:
         async with self._lock:
             for port in kept.ports:
                 if why := await self._bring_back(port, kept.gone(port)):
-                    log.warning("port %s, made at run time, is dropped: %s", port.name, why)
-            rules = [*self.running.rule, *self._rules_to_come(kept.rules)]
-            came = len(self.running.port) - len(config.port), len(rules) - len(config.rule)
-            await self._move(_fitting({**_parts(self.running), "rule": rules}))
+                    _dropped("port", port.name, why)
+            parts = {**self.running.parts(), **self._items_to_come(kept)}
+            counts = [(len(parts["port"]) - len(config.port), "ports")]
+            counts += [
+                (len(parts[s.key]) - len(getattr(config, s.key)), s.words) for s in self.running.SECTIONS
+            ]
+            await self._move(_fitting(parts))
             self._keeping = True
             self._save()
-            if any(came):
-                log.info("%d ports and %d rules made at run time are back", *came)
+            if any(count for count, _ in counts):
+                log.info("%s made at run time are back", enumeration(f"{n} {words}" for n, words in counts))
 
     async def _bring_back(self, port, gone):
-        """Make a port again, closed until `_move` has set the rules; returns why it cannot come."""
+        """Make a port again, closed until `_move` has set what names it; returns why it cannot come."""
         if gone:
             return gone
         if any(other.name == port.name for other in self.running.port):
             return "the configuration file has a port of this name now"
         try:
-            target = _fitting({**_parts(self.running), "port": [*self.running.port, port]})
+            target = _fitting({**self.running.parts(), "port": [*self.running.port, port]})
             self._origin.note(port)
             await self.device.add_port(port)
         except (ConfigError, *REFUSALS) as error:
@@ -125,36 +68,49 @@ class Control:
         self.running = target
         return None
 
-    def _rules_to_come(self, rules):
-        """Those of `rules` whose ports are there, named anew where the file has taken a made-up name."""
-        names = {None, *(port.name for port in self.running.port)}
-        for rule in rules:
-            if missing := {rule.in_port, rule.out_port} - names:
-                why = f"it names port {', '.join(missing)}"
-                log.warning("rule %s, made at run time, is dropped: %s", rule.name, why)
-            elif beside := plan.beside([rule], self.running.rule):
-                yield beside[0]
-            else:
-                why = "the configuration file has a rule of this name now"
-                log.warning("rule %s, made at run time, is dropped: %s", rule.name, why)
+    def _items_to_come(self, kept):
+        """{section: items} of what runs and of what can be brought back; a line says what cannot.
+
+        Where the file has taken a name that was only made up, another is made up.
+        """
+        config, parts, renames = self.running, {}, {}
+        there = {"port": {port.name for port in config.port}}
+        for function in config.FUNCTIONS:
+            running = config.items(function)
+            there |= {key: {item.name for item in own} for key, own in running.items()}
+            free = plan.beside(config, {key: kept.of(key) for key in running}, running, renames)
+            come = standing(free, there)
+            for key, own in running.items():
+                for name in {item.name for item in kept.of(key)} - {item.name for item in free[key]}:
+                    if (key, name) not in renames:
+                        _dropped(key, name, f"the configuration file has a {key} of this name now")
+                for item in free[key]:
+                    if lost := missing(item, there):
+                        _dropped(key, item.name, "it names " + enumeration(_by_section(lost)))
+                parts[key] = [*own, *come[key]]
+        return plan.cleared_parts(parts, there)
 
     async def adopt(self, config, kept):
         """Take over a running data plane; `config` and `kept` were saved last. Returns what runs now.
 
         The control process may have died between a step and its saving, so the ports are the
-        device's own, the rules are set once more, and what names a port that is gone goes too.
+        device's own, all items are set once more, and what names a port that is gone goes too.
         """
         self._origin.of_file(config)
         self._origin.processes(kept.processes)
         ports = self.device.port_configs()
-        names = {None, *(port.name for port in ports)}
-        rules = [*config.rule, *plan.beside(kept.rules, config.rule)]
-        rules = [rule for rule in rules if {rule.in_port, rule.out_port} <= names]
-        runtime = config.runtime
-        await self.device.set_rules(rules, runtime.default_ingress, runtime.default_egress)
-        self.running = config.model_copy(update={"port": ports, "rule": rules})
-        whole = [p if plan.xconnect(p) in names else p.model_copy(update={"xconnect": None}) for p in ports]
-        await self._move(self.running.model_copy(update={"port": whole}))
+        there, parts, renames = {"port": {port.name for port in ports}}, {}, {}
+        for function in config.FUNCTIONS:
+            own = config.items(function)
+            came = plan.beside(config, {key: kept.of(key) for key in own}, own, renames)
+            parts |= standing({key: [*items, *came[key]] for key, items in own.items()}, there)
+        whole = plan.cleared_parts({**parts, "port": ports}, there)
+        self.running = config.model_copy(update={**whole, "port": ports})
+        for function in config.FUNCTIONS:
+            if function.sections or function.settings:
+                items, settings = self.running.items(function), self.running.settings(function)
+                await self.device.set_section(function.name, items, settings)
+        await self._move(self.running.model_copy(update=whole))
         return self.running
 
     async def apply(self, wanted, dry_run=False):
@@ -166,9 +122,9 @@ class Control:
             fixed = plan.fixed_changes(self.running.runtime, wanted.runtime)
             if fixed:
                 raise ConfigError(fixed)
-            defaults = {key: getattr(wanted.runtime, key) for key in plan.STAGE_DEFAULTS}
+            changing = {key: getattr(wanted.runtime, key) for key in wanted.runtime.CHANGING}
             parts = plan.beside_owned(self.running, wanted)
-            parts["runtime"] = self.running.runtime.model_copy(update=defaults)
+            parts["runtime"] = self.running.runtime.model_copy(update=changing)
             return await self._apply(parts, wanted, dry_run)
 
     async def add_port(self, port):
@@ -179,16 +135,25 @@ class Control:
             await self._edit(port=[*self.running.port, port], new=f"port[{len(self.running.port)}].")
 
     async def del_port(self, name):
-        """Delete a port. Raises ApplyError when there is none, or a rule or another port names it."""
+        """Delete a port. Raises ApplyError when there is none, or something names it."""
+        await self.del_item("port", name)
+
+    async def add_item(self, section, item):
+        """Add an item to a section; returns its name, made up if it had none. Raises as `add_port` does."""
         async with self._lock:
-            self._named("port", name)
-            rules = [r.name for r in self.running.rule if name in (r.in_port, r.out_port)]
-            if rules:
-                raise ApplyError(f"port {name!r} is named by rule {', '.join(rules)}")
-            ports = [p.name for p in self.running.port if p.name != name == plan.xconnect(p)]
-            if ports:
-                raise ApplyError(f"port {name!r} is named by xconnect of port {', '.join(ports)}")
-            await self._edit(port=[port for port in self.running.port if port.name != name])
+            there = getattr(self.running, section)
+            await self._edit(new=f"{section}[{len(there)}].", **{section: [*there, item]})
+            return getattr(self.running, section)[-1].name
+
+    async def del_item(self, section, name):
+        """Delete an item. Raises ApplyError when there is none, or something names it."""
+        async with self._lock:
+            gone = self._one(section, name)
+            if others := plan.named_by(self.running, section, name):
+                raise ApplyError(f"{section} {name!r} is named by {others}")
+            await self._edit(
+                **{section: [item for item in getattr(self.running, section) if item is not gone]}
+            )
 
     async def detach(self, name=None, owner=None):
         """Delete the port `name`, or all ports of `owner`, with all that names them; returns their names."""
@@ -208,8 +173,7 @@ class Control:
         Raises ConfigError for a bad place, ApplyError when the interface is not there.
         """
         async with self._lock:
-            self._named("port", name)
-            old = next(port for port in self.running.port if port.name == name)
+            old = self._one("port", name)
             if old.kind != "tap":
                 raise ApplyError(f"port {name!r} is of kind {old.kind}, only a tap port can be relocated")
             if self._origin.from_file(name):
@@ -219,7 +183,7 @@ class Control:
             except ValidationError as error:
                 raise ConfigError(problems(error, type(old))) from None
             ports = [new if port is old else port for port in self.running.port]
-            target = _fitting({**_parts(self.running), "port": ports})
+            target = _fitting({**self.running.parts(), "port": ports})
             if self._stopping:
                 raise ApplyError("the daemon is stopping")
             try:
@@ -232,28 +196,6 @@ class Control:
             log.info(
                 "port %s: its interface is %s in netns %s now", name, new.ifname, new.netns or "of the host"
             )
-
-    async def add_rule(self, rule):
-        """Add a rule; returns its name, made up if it had none."""
-        async with self._lock:
-            await self._edit(rule=[*self.running.rule, rule], new=f"rule[{len(self.running.rule)}].")
-            return self.running.rule[-1].name
-
-    async def del_rule(self, name):
-        """Delete a rule. Raises ApplyError when there is none."""
-        async with self._lock:
-            self._named("rule", name)
-            await self._edit(rule=[rule for rule in self.running.rule if rule.name != name])
-
-    async def add_item(self, section, item):
-        """Add an item of a function's section; returns its name."""
-        assert section == "rule", section
-        return await self.add_rule(item)
-
-    async def del_item(self, section, name):
-        """Delete an item of a function's section. Raises ApplyError when there is none."""
-        assert section == "rule", section
-        await self.del_rule(name)
 
     async def stop(self):
         """Wait for a change that is under way, refuse further ones, take everything down."""
@@ -273,21 +215,27 @@ class Control:
             return
         before = self.running
         await self._change(_fitting(plan.without_ports(before, {port.name for port in ports})))
-        there = {rule.name for rule in self.running.rule}
-        rules = ", ".join(rule.name for rule in before.rule if rule.name not in there)
+        gone = []
+        for section in before.SECTIONS:
+            there = {item.name for item in getattr(self.running, section.key)}
+            if names := [item.name for item in getattr(before, section.key) if item.name not in there]:
+                gone.append(f"{section.words} {', '.join(names)}")
+        along = f"; with {enumeration(gone)}" if gone else ""
         for port in ports:
             owner = f" of {port.owner}" if port.owner else ""
-            log.info("port %s%s is detached: %s%s", port.name, owner, why, rules and f"; with rules {rules}")
+            log.info("port %s%s is detached: %s%s", port.name, owner, why, along)
 
-    def _named(self, noun, name):
-        there = [item.name for item in getattr(self.running, noun)]
+    def _one(self, section, name):
+        """The port or item of that name. Raises ApplyError when there is none."""
+        there = {item.name: item for item in getattr(self.running, section)}
         if name not in there:
-            raise ApplyError(f"no {noun} {name!r}, there are: {', '.join(there) or 'none'}")
+            raise ApplyError(f"no {section} {name!r}, there are: {', '.join(there) or 'none'}")
+        return there[name]
 
     async def _edit(self, new="", **lists):
         """Change one list; `new` is the place of an added item, whose keys the caller knows without it."""
         try:
-            await self._apply({**_parts(self.running), **lists})
+            await self._apply({**self.running.parts(), **lists})
         except ConfigError as error:
             for problem in error.problems:
                 problem.key = problem.key.removeprefix(new)
@@ -352,17 +300,30 @@ class Control:
             log.error("%s: %s; a later daemon would not know of this change", error.filename, error.strerror)
 
 
-def _parts(config):
-    """What a configuration is made of, to be changed and validated anew."""
-    return {"runtime": config.runtime, "port": config.port, "rule": config.rule}
-
-
 def _fitting(parts):
     """Make a configuration of models. Raises ConfigError when they do not fit each other."""
     try:
         return Config.of_models(**parts)
     except ValidationError as error:
         raise ConfigError(problems(error, Config)) from None
+
+
+def _dropped(section, name, why):
+    log.warning("%s %s, made at run time, is dropped: %s", section, name, why)
+
+
+def _by_section(names):
+    """[(section, name)] as words, a section each."""
+    found = {}
+    for section, name in names:
+        found.setdefault(section, []).append(name)
+    return [f"{section} {', '.join(own)}" for section, own in found.items()]
+
+
+def enumeration(words):
+    """The words as one says them: a, b and c."""
+    *front, last = words
+    return f"{', '.join(front)} and {last}" if front else last
 
 
 def _reason(error):

@@ -4,7 +4,7 @@ In:   a configuration, or none. Out: a served socket, a state directory, lines o
 Not:  packets. This process never imports the compiler; the data plane is another process.
 
 A clean end (SIGTERM, SIGINT) takes everything down. A killed daemon leaves the data plane running;
-the next one adopts it and goes on with what ran, ports and rules of the run time included. A file that
+the next one adopts it and goes on with what ran, what was made at run time included. A file that
 differs is reported, and applied when `dpu apply` says so.
 """
 
@@ -18,14 +18,14 @@ from pydantic import ValidationError
 
 from dpu_runtime.api.methods import Api
 from dpu_runtime.api.rpc import Server
-from dpu_runtime.config.errors import ApplyError, ConfigError, DaemonError
+from dpu_runtime.config.errors import ApplyError, ConfigError, DaemonError, NotAdoptedError
 from dpu_runtime.config.file import problems
 from dpu_runtime.config.models import Config, RuntimeConfig
-from dpu_runtime.control.control import REFUSALS, Control, Device, plan
+from dpu_runtime.control.control import REFUSALS, Control, enumeration, plan
+from dpu_runtime.control.interface import Device
 from dpu_runtime.control.notify import sd_notify, watchdog_interval_s
 from dpu_runtime.control.origin import Kept
 from dpu_runtime.control.state import StateDir
-from dpu_runtime.device.supervisor import NotAdoptedError
 
 __all__ = ["Daemon", "Device", "run"]
 
@@ -123,7 +123,7 @@ class Daemon:
         except DaemonError:
             self._control = None  # what runs goes on: nobody knows what it is, but it forwards
             raise
-        same = {key: getattr(running.runtime, key) for key in ("workers", *plan.STAGE_DEFAULTS)}
+        same = {key: getattr(running.runtime, key) for key in ("workers", *running.runtime.CHANGING)}
         runtime = self.runtime.model_copy(update=same)  # the rest is this process's own
         running = running.model_copy(update={"runtime": runtime})
         try:
@@ -131,7 +131,9 @@ class Daemon:
             await self._control.device.take_over()
         except REFUSALS as error:
             raise NotAdoptedError(str(error)) from error
-        log.info("adopted a data plane with %d ports and %d rules", len(running.port), len(running.rule))
+        counts = [f"{len(running.port)} ports"]
+        counts += [f"{len(getattr(running, section.key))} {section.words}" for section in running.SECTIONS]
+        log.info("adopted a data plane with %s", enumeration(counts))
         if self._named_config:
             self._report_differences(running)
 

@@ -1,7 +1,7 @@
 """Who made what runs: the configuration file, or somebody at run time.
 
-A name that the last configuration file has is the file's; all other ports and rules were made at run time, by
-`port.add` and `rule.add`, and are kept in the state directory until they are deleted. A port of
+A name that the last configuration file has is the file's; all other ports and items were made at run time, by
+`port.add` and its like, and are kept in the state directory until they are deleted. A port of
 `dpu vhost-user` is not: that program makes it again.
 Not:  the file they are kept in, state.py; ports with an owner among them, plan.py.
 """
@@ -10,22 +10,30 @@ from dataclasses import dataclass, field
 
 from dpu_runtime.config.models import PortConfig
 from dpu_runtime.drivers.linux.netns import process_identity
-from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.programs import vhost_program
 
 
 @dataclass
 class Kept:
-    """Ports and rules that were made at run time.
+    """Ports and items that were made at run time.
 
+    items      {section: models}, sections that have some
     processes  port name -> process_identity of drivers/linux/netns.py, of ports in the namespace of a process
     refused    why entries of the state directory's file are not among them
     """
 
     ports: list[PortConfig] = field(default_factory=list)
-    rules: list[RuleConfig] = field(default_factory=list)
+    items: dict[str, list] = field(default_factory=dict)
     processes: dict[str, str] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+
+    def of(self, section):
+        """Those of one section."""
+        return self.ports if section == "port" else self.items.get(section, [])
+
+    def add(self, section, item):
+        """One more."""
+        (self.ports if section == "port" else self.items.setdefault(section, [])).append(item)
 
     def gone(self, port):
         """Why the port cannot be made again, None if nothing is known against it."""
@@ -36,21 +44,19 @@ class Kept:
 
 
 class Origin:
-    """Which ports and rules of the running configuration are the file's."""
+    """Which ports and items of the running configuration are the file's."""
 
     def __init__(self):
-        self._ports = set()
-        self._rules = set()
+        self._names = {"port": set()}  # section -> names
         self._processes = {}
 
     def of_file(self, config):
         """Take what `config` names for the file's, all else for made at run time."""
-        self._ports = {port.name for port in config.port}
-        self._rules = {rule.name for rule in config.rule}
+        self._names = _names(config)
 
     def from_file(self, name):
         """Whether the port `name` is the file's."""
-        return name in self._ports
+        return name in self._names["port"]
 
     def processes(self, identities):
         """Take over what an earlier daemon noted by `note`."""
@@ -62,15 +68,23 @@ class Origin:
 
     def split(self, running):
         """Return the file's part of `running`, and what is to be kept of the rest."""
-        names = {port.name for port in running.port}
-        self._ports &= names  # one that was deleted may come again otherwise
-        self._rules &= {rule.name for rule in running.rule}
-        kept = Kept(
-            [p for p in running.port if p.name not in self._ports and p.owner != vhost_program.OWNER],
-            [r for r in running.rule if r.name not in self._rules],
-        )
-        self._processes = {name: found for name, found in self._processes.items() if found and name in names}
-        kept.processes = self._processes
-        ports = [port for port in running.port if port.name in self._ports]
-        rules = [rule for rule in running.rule if rule.name in self._rules]
-        return running.model_copy(update={"port": ports, "rule": rules}), kept
+        there = _names(running)
+        # one that was deleted may come again otherwise
+        self._names = {section: names & self._names.get(section, set()) for section, names in there.items()}
+        file, rest = {}, {}
+        for section, names in self._names.items():
+            items = getattr(running, section)
+            file[section] = [item for item in items if item.name in names]
+            rest[section] = [item for item in items if item.name not in names]
+        ports = [port for port in rest.pop("port") if port.owner != vhost_program.OWNER]
+        self._processes = {
+            name: found for name, found in self._processes.items() if found and name in there["port"]
+        }
+        kept = Kept(ports, {section: own for section, own in rest.items() if own}, self._processes)
+        return running.model_copy(update=file), kept
+
+
+def _names(config):
+    """{section: names} of ports and of all items."""
+    sections = ("port", *(section.key for section in config.SECTIONS))
+    return {section: {item.name for item in getattr(config, section)} for section in sections}

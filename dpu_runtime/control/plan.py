@@ -1,18 +1,17 @@
 """From one configuration to another: the steps, in an order that works.
 
-Rules that name a port go first, then the port. Ports that change come next, then new ones. All rules are set
-last, when every port they name is there. Rolling back is a plan too: from where the failure left things to
-where they were.
+What names a port or an item is taken away before that goes: ports that go make room for those that change and
+come; then each function's items are set, whole, when all that they name is there. Rolling back is a plan too,
+from where the failure left things to where they were.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from dpu_runtime.config.errors import Problem
 from dpu_runtime.config.file import said
-from dpu_runtime.config.models import MADE_UP, Config, PortConfig, RuntimeConfig
-from dpu_runtime.functions.acl.config import RuleConfig
-
-STAGE_DEFAULTS = ("default_ingress", "default_egress")  # keys of [runtime] that change while the daemon runs
+from dpu_runtime.config.models import Config, PortConfig, RuntimeConfig
+from dpu_runtime.config.references import cleared, named, names_one_of, renamed, standing
 
 
 @dataclass(frozen=True)
@@ -71,32 +70,38 @@ class UpdatePort:
 
     def instead(self, config):
         """Return the steps for a device that cannot do it in place; the plan is then made again."""
-        return [*_rules_off(config, {self.old.name}), DelPort(self.old)]
+        steps, _ = _off(config, {self.old.name}, config)
+        return [*steps, DelPort(self.old)]
 
     def __str__(self):
         return f"update port {self.new.name}"
 
 
 @dataclass(frozen=True)
-class SetRules:
-    """Replace all rules and the stages' defaults."""
+class SetSection:
+    """Replace all items and the settings of a function.
 
-    rules: list[RuleConfig]
-    runtime: RuntimeConfig
+    items     {section: models}
+    settings  Function.settings, None without
+    """
+
+    function: str
+    items: dict[str, list]
+    settings: Any
 
     async def do(self, device):
         """True when done."""
-        await device.set_rules(self.rules, self.runtime.default_ingress, self.runtime.default_egress)
+        await device.set_section(self.function, self.items, self.settings)
         return True
 
     def applied(self, config):
         """`config` after this step."""
-        defaults = {key: getattr(self.runtime, key) for key in STAGE_DEFAULTS}
-        runtime = config.runtime.model_copy(update=defaults)
-        return config.model_copy(update={"rule": self.rules, "runtime": runtime})
+        keys = type(self.settings).model_fields if self.settings is not None else ()
+        runtime = config.runtime.model_copy(update={key: getattr(self.settings, key) for key in keys})
+        return config.model_copy(update={**self.items, "runtime": runtime})
 
     def __str__(self):
-        return "set rules"
+        return f"set {self.function}"
 
 
 def diff(old: Config, new: Config):
@@ -106,78 +111,146 @@ def diff(old: Config, new: Config):
     after = {port.name: port for port in new_ports}
     gone = [port for port in old_ports if type(after.get(port.name)) is not type(port)]
     stay = [port for port in old_ports if type(after.get(port.name)) is type(port)]
-    steps = [*_rules_off(old, {port.name for port in gone})]
-    detached = bool(steps)
+    steps, left = _off(old, {port.name for port in gone}, new)
     steps += [DelPort(port) for port in gone]
     steps += [UpdatePort(port, after[port.name]) for port in stay if port != after[port.name]]
     steps += [AddPort(port) for port in new_ports if type(before.get(port.name)) is not type(port)]
-    if detached or old.rule != new.rule or _defaults(old) != _defaults(new):
-        steps.append(SetRules(new.rule, new.runtime))
+    for function in new.FUNCTIONS:
+        items, settings = new.items(function), new.settings(function)
+        if items != left[function.name] or settings != old.settings(function):
+            steps.append(SetSection(function.name, items, settings))
     return steps
+
+
+def _off(config, ports, later):
+    """Take away what names one of `ports`, or an item that is not in `later`, however far.
+
+    Returns the steps, and what they leave there: {function: {section: items}}.
+    """
+    left = {function.name: config.items(function) for function in config.FUNCTIONS}
+    gone = {section.key: _gone(section.key, config, later) for section in config.SECTIONS}
+    if not ports and not any(gone.values()):
+        return [], left
+    there = {"port": {port.name for port in config.port} - ports}
+    steps = []
+    for function in config.FUNCTIONS:
+        items = left[function.name]
+        left[function.name] = standing(items, there)
+        if left[function.name] is not items:
+            steps.insert(0, SetSection(function.name, left[function.name], config.settings(function)))
+        for section in items:
+            there[section] -= gone[section]
+    return steps, left
+
+
+def _gone(section, config, later):
+    """Names of items that are not there later."""
+    before, after = getattr(config, section), getattr(later, section)
+    return set() if before == after else {item.name for item in before} - {item.name for item in after}
 
 
 def summary(old: Config, new: Config):
     """Say the difference in lines: `+` comes, `-` goes, `~` changes."""
     lines = [
         f"~ runtime.{key}: {was} -> {now}"
-        for key, was, now in zip(STAGE_DEFAULTS, _defaults(old), _defaults(new), strict=True)
-        if was != now
+        for key in new.runtime.CHANGING
+        if (was := getattr(old.runtime, key)) != (now := getattr(new.runtime, key))
     ]
     lines += _changes("port", old.port, new.port)
-    rules = _changes("rule", old.rule, new.rule)
-    if not rules and old.rule != new.rule:
-        rules = ["~ rule order"]
-    return lines + rules
+    for section in new.SECTIONS:
+        before, after = getattr(old, section.key), getattr(new, section.key)
+        changes = _changes(section.key, before, after)
+        lines += changes or ([f"~ {section.key} order"] if before != after else [])
+    return lines
 
 
 def beside_owned(running: Config, wanted: Config):
-    """Parts of `wanted` and of what `running` has of others: ports with an owner, the rules that name them.
+    """Parts of `wanted` and of what `running` has of others: ports with an owner, and what names them.
 
     What `wanted` names is its own, also where it had an owner before.
     """
     named = {port.name for port in wanted.port}
     owned = [port for port in running.port if port.owner and port.name not in named]
-    names = {port.name for port in owned}
-    there = {None} | names | named
-    owned = [_connected_to(port, there) for port in owned]
-    rules = [
-        rule
-        for rule in running.rule
-        if {rule.in_port, rule.out_port} & names and {rule.in_port, rule.out_port} <= there
-    ]
-    rules = beside(rules, wanted.rule)
-    return {"runtime": wanted.runtime, "port": [*wanted.port, *owned], "rule": [*wanted.rule, *rules]}
+    others = {"port": {port.name for port in owned}}
+    there = {"port": named | others["port"]}
+    parts, renames = {"port": [*wanted.port, *owned]}, {}
+    for function in running.FUNCTIONS:
+        items = beside(running, _of_others(running.items(function), others), wanted.items(function), renames)
+        there |= {key: {item.name for item in own} for key, own in wanted.items(function).items()}
+        items = standing(items, there)
+        parts |= {key: [*own, *items[key]] for key, own in wanted.items(function).items()}
+    return {"runtime": wanted.runtime, **cleared_parts(parts, there)}
 
 
-def beside(rules, others):
-    """Those of `rules` that can be there with `others`: a name that was only made up gives way to theirs."""
-    taken = {rule.name for rule in others}
-    return [
-        rule.model_copy(update={"name": None}) if rule.name in taken else rule
-        for rule in rules
-        if rule.name not in taken or MADE_UP.fullmatch(rule.name)
-    ]
+def _of_others(items, others):
+    """Of `items`, {section: items}, those that name one of `others`, or one another that does.
+
+    `others`, {section: names}, gets their names.
+    """
+    found = {section: [] for section in items}
+    while True:
+        more = {
+            section: [item for item in own if names_one_of(item, others)] for section, own in items.items()
+        }
+        others |= {section: {item.name for item in own} for section, own in more.items()}
+        if all(len(more[section]) == len(found[section]) for section in items):
+            return more
+        found = more
+
+
+def beside(config, items, others, renames):
+    """Those of `items` that can be there with `others`, {section: items} each.
+
+    A name that was only made up gives way: then `renames`, {(section, old): new}, gets another, and what
+    names the item follows.
+    """
+    made = {}
+    for section in config.SECTIONS:
+        if section.key not in items:
+            continue
+        taken = {item.name for item in others[section.key]}
+        made[section.key] = stay = [
+            item for item in items[section.key] if item.name not in taken or section.is_made_up(item.name)
+        ]
+        free = section.free_names({*taken, *(item.name for item in stay)})
+        for i, item in enumerate(stay):
+            if item.name in taken:
+                stay[i] = item.model_copy(update={"name": next(free)})
+                renames[section.key, item.name] = stay[i].name
+    return {key: [renamed(item, renames) for item in own] for key, own in made.items()}
 
 
 def without_ports(config: Config, names):
-    """Parts of `config` without the ports `names`, the rules and the cross-connects that name one."""
+    """Parts of `config` without the ports `names`, and without all that names one, however far."""
     left = [port for port in config.port if port.name not in names]
-    there = {None, *(port.name for port in left)}
-    ports = [_connected_to(port, there) for port in left]
-    rules = [rule for rule in config.rule if not {rule.in_port, rule.out_port} & names]
-    return {"runtime": config.runtime, "port": ports, "rule": rules}
+    parts, there = {"port": left}, {"port": {port.name for port in left}}
+    for function in config.FUNCTIONS:
+        parts |= standing(config.items(function), there)
+    return {"runtime": config.runtime, **cleared_parts(parts, there)}
 
 
-def xconnect(port):
-    """Name of the port that `port` is cross-connected to, None if it is not or cannot be."""
-    return port.xconnect if port.kind == "vhost_user" else None
+def cleared_parts(parts, there):
+    """Ports and items of `parts`, {section: items}, without the names that they can do without."""
+    return {key: [cleared(item, there) for item in own] for key, own in parts.items()}
 
 
-def _connected_to(port, names):
-    """`port`, without its cross-connect if that is to none of `names`; None is among them."""
-    if xconnect(port) in names:
-        return port
-    return port.model_copy(update={"xconnect": None})
+def named_by(config: Config, section, name):
+    """What names an item or a port, in words; "" when nothing does but itself."""
+    those_who_need, those_who_can_do_without = [], []
+    for key in ("port", *(other.key for other in config.SECTIONS)):
+        needing, others = [], {}
+        for item in getattr(config, key):
+            if (key, item.name) == (section, name):
+                continue
+            for location, refers, other in named(item):
+                if (refers.section, other) == (section, name):
+                    names = others.setdefault(location[0], []) if refers.cleared else needing
+                    if item.name not in names:
+                        names.append(item.name)
+        if needing:
+            those_who_need.append(f"{key} {', '.join(needing)}")
+        those_who_can_do_without += [f"{at} of {key} {', '.join(names)}" for at, names in others.items()]
+    return " and ".join(those_who_need or those_who_can_do_without)
 
 
 def fixed_changes(running: RuntimeConfig, wanted: RuntimeConfig):
@@ -185,19 +258,9 @@ def fixed_changes(running: RuntimeConfig, wanted: RuntimeConfig):
     return [
         Problem(f"runtime.{key}", f"only a restart changes it, the daemon runs with {now!r}", value=then)
         for key in type(wanted).model_fields
-        if key in wanted.model_fields_set and key not in STAGE_DEFAULTS
+        if key in wanted.model_fields_set and key not in wanted.CHANGING
         if (now := getattr(running, key)) != (then := getattr(wanted, key))
     ]
-
-
-def _defaults(config):
-    return [getattr(config.runtime, key) for key in STAGE_DEFAULTS]
-
-
-def _rules_off(config, names):
-    """Return the step that takes away the rules naming one of the ports `names`, if there are any."""
-    left = [rule for rule in config.rule if rule.in_port not in names and rule.out_port not in names]
-    return [SetRules(left, config.runtime)] if len(left) < len(config.rule) else []
 
 
 def _without_common(some, others):

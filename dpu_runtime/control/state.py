@@ -2,7 +2,7 @@
 
 dpu.lock      held while the daemon lives; holds its process number
 running.json  what runs of the configuration file, for the daemon that adopts a running data plane
-runtime.json  ports and rules made at run time, for every later daemon, as the changes to them, durable.py
+runtime.json  ports and items made at run time, for every later daemon, as the changes to them, durable.py
 
 Nothing is in both files.
 """
@@ -11,22 +11,20 @@ import fcntl
 import itertools
 import json
 import os
+from collections import defaultdict
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from dpu_runtime.config.errors import ConfigError, DaemonError
 from dpu_runtime.config.file import problems
-from dpu_runtime.config.models import AnyPort, Config, PortConfig, RuleConfig
+from dpu_runtime.config.models import AnyPort, Config, PortConfig
 from dpu_runtime.control.durable import Journal, write_atomically
 from dpu_runtime.control.json_texts import JsonTexts
 from dpu_runtime.control.origin import Kept
 
 RUNNING_VERSION = 1  # of running.json; another version is refused, not guessed at
 RUNTIME_VERSION = 2  # of runtime.json, likewise
-
-_any_port = TypeAdapter(AnyPort)
-_rule = TypeAdapter(RuleConfig)
 
 
 class StateDir:
@@ -37,7 +35,7 @@ class StateDir:
         self.running_path = self.path / "running.json"
         self._runtime = Journal(self.path / "runtime.json", RUNTIME_VERSION)
         self._written = None  # octets of running.json, so that an unchanged file is left alone
-        self._texts = {key: JsonTexts() for key in ("port", "rule", "kept port", "kept rule")}
+        self._texts = defaultdict(JsonTexts)
         self._lock = None
 
     def lock(self):
@@ -59,11 +57,8 @@ class StateDir:
 
     def save(self, config):
         """Write what runs of the configuration file: the old file or the new one is there, never a part."""
-        parts = (
-            f'"runtime": {config.runtime.model_dump_json(exclude_none=True)}',
-            f'"port": {self._array("port", config.port)}',
-            f'"rule": {self._array("rule", config.rule)}',
-        )
+        parts = [f'"runtime": {config.runtime.model_dump_json(exclude_none=True)}']
+        parts += [f'"{key}": {self._array(key, getattr(config, key))}' for key in _keys()]
         data = f'{{"version": {RUNNING_VERSION}, "config": {{{", ".join(parts)}}}}}\n'.encode()
         if self._written != data:
             write_atomically(self.running_path, data)
@@ -73,8 +68,7 @@ class StateDir:
         """Write what was made at run time; on disk before anybody is told that it is there."""
         self._runtime.write(
             {
-                "port": self._table("port", kept.ports),
-                "rule": self._table("rule", kept.rules),
+                **{key: self._table(key, kept.of(key)) for key in _keys()},
                 "process": {name: json.dumps(identity) for name, identity in kept.processes.items()},
             }
         )
@@ -101,13 +95,18 @@ class StateDir:
     def load_kept(self):
         """Return what was made at run time; `refused` says what of it is not valid. Raises DaemonError."""
         tables = self._runtime.load()
-        kept = Kept(processes=tables.get("process", {}))
-        for noun, adapter, model in (("port", _any_port, PortConfig), ("rule", _rule, RuleConfig)):
-            for name, item in tables.get(noun, {}).items():
+        kept = Kept(processes=tables.pop("process", {}))
+        models = {section.key: section.model for section in Config.SECTIONS}
+        for key in _keys():
+            adapter = TypeAdapter(models.get(key, AnyPort))
+            for name, item in tables.pop(key, {}).items():
                 try:
-                    getattr(kept, f"{noun}s").append(adapter.validate_python(item))
+                    kept.add(key, adapter.validate_python(item))
                 except ValidationError as error:
-                    kept.refused.append(f"{noun} {name}: {ConfigError(problems(error, model))}")
+                    why = ConfigError(problems(error, models.get(key, PortConfig)))
+                    kept.refused.append(f"{key} {name}: {why}")
+        for key, table in tables.items():
+            kept.refused += [f"{key} {name}: no function that is installed has a {key}" for name in table]
         return kept
 
     def set_aside(self):
@@ -126,3 +125,8 @@ class StateDir:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _keys():
+    """Lists of a configuration, in the order in which they are written."""
+    return ("port", *(section.key for section in Config.SECTIONS))

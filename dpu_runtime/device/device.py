@@ -1,4 +1,4 @@
-"""The device: ports, rules and counters of one DPU, over the data plane and the shared memory.
+"""The device: ports, functions and counters of one DPU, over the data plane and the shared memory.
 
 Everything a later control process needs is in the shared memory's notes, so that `kill -9` of this
 process loses nothing: the next one adopts the data plane and reads them.
@@ -13,21 +13,21 @@ import os
 import time
 from pathlib import Path
 
+from dpu_runtime.config.errors import DataPlaneError
+from dpu_runtime.device.functions import Functions
 from dpu_runtime.device.interface_watch import InterfaceWatch
 from dpu_runtime.device.live_port import Slot, has_rings, make_driver, makes_interface, uses_interface
 from dpu_runtime.device.port_info import port_info
 from dpu_runtime.device.port_queues import PortQueues, add_message
 from dpu_runtime.device.port_rows import PortRows
 from dpu_runtime.device.ring_port import RingPlane
-from dpu_runtime.device.supervisor import DataPlaneError, Process, Supervisor
+from dpu_runtime.device.supervisor import Process, Supervisor
 from dpu_runtime.device.takeover import Takeover
-from dpu_runtime.device.wiring import change_mtu, change_shaper, wire_interface
+from dpu_runtime.device.wiring import change_mtu, rewire, wire_interface
 from dpu_runtime.drivers.af_xdp.umem import Umem
 from dpu_runtime.drivers.port import PortError
 from dpu_runtime.drivers.tap.port import check_tun_device
-from dpu_runtime.functions.acl.book import RuleBook
 from dpu_runtime.kernels import layout
-from dpu_runtime.kernels.switch import mac_table
 from dpu_runtime.observe import perf_map
 from dpu_runtime.observe.counters import read_stats
 from dpu_runtime.observe.profile import Profiler
@@ -39,9 +39,8 @@ log = logging.getLogger("dpu.device")
 ADOPT_SOCKET = "dataplane.sock"  # in the state directory
 WATCH_RINGS_S = 0.5
 HEALTHY_TIMEOUT_S = 2.0
-# keys of a port that change under traffic; all others make it go and come again
-IN_PLACE = {"mtu", "vlan", "trunk", "spoof_check", "verify_checksum", "gro", "owner"}
-IN_PLACE |= {"rx_rate", "rx_burst", "tx_rate", "tx_burst"}
+# the frame's keys of a port that change under traffic; others make it go and come again
+FRAME_IN_PLACE = {"mtu", "verify_checksum", "gro", "owner"}
 
 
 def _alone(method):
@@ -64,7 +63,6 @@ class DpuDevice(Takeover):
         self.shared = None
         self._rows = None  # of `shared`
         self.ports = {}  # name -> Slot
-        self.rules = None
         self.changing = asyncio.Lock()
         self._cpus = list(runtime.workers)
         self._umem = Umem(runtime.xdp_frames, len(self._cpus))
@@ -74,6 +72,7 @@ class DpuDevice(Takeover):
         self._profiler = Profiler()
         self._adopt_path = str(Path(runtime.state_dir) / ADOPT_SOCKET)
         self._supervisor = Supervisor(self._restore, standby=runtime.standby)
+        self.functions = Functions(self._supervisor.request, runtime)
         self._queues = PortQueues(self.ports, self._supervisor.request)
         self._interfaces = InterfaceWatch(self, self._queues)
 
@@ -90,15 +89,16 @@ class DpuDevice(Takeover):
                 self._interfaces.start()
             return
         self._interfaces.start()
-        self._map(SharedState.create(len(self._cpus)))
-        self.rules = RuleBook(self.shared)
+        self._map(SharedState.create(len(self._cpus)), {})
+        self.functions.begin()
         self._kicks = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in self._cpus]
-        self._write_settings()
         await self._supervisor.start()
 
-    def _map(self, shared):
+    def _map(self, shared, notes):
         self.shared = shared
-        self._rows = self._queues.rows = PortRows(shared)
+        shared.control[Control.IDLE_SPIN_US] = self.runtime.idle_spin_us
+        self.functions.map(shared, len(self._cpus), notes)
+        self._rows = self._queues.rows = PortRows(shared, self.functions.books)
 
     async def stop(self):
         """End the data plane and give every port back."""
@@ -117,17 +117,13 @@ class DpuDevice(Takeover):
             os.close(fd)
         self._kicks = []
 
-    def _write_settings(self):
-        control = self.shared.control
-        control[Control.IDLE_SPIN_US] = self.runtime.idle_spin_us
-        control[Control.MAC_AGEING_TICKS] = mac_table.ageing_ticks(self.runtime.mac_ageing_s)
-
     def _note(self, **change):
         """Keep a change for the next control process."""
         if not self.shared.change_notes(change):
             ports = {name: self._port_note(name) for name in self.ports}
             daemon = {"started": self._started}
-            self.shared.write_notes({"ports": ports, "rules": self.rules.notes(), "daemon": daemon})
+            notes = {"ports": ports, "functions": self.functions.books.notes(), "daemon": daemon}
+            self.shared.write_notes(notes)
 
     def _note_port(self, name):
         self._note(ports={name: self._port_note(name)})
@@ -146,13 +142,14 @@ class DpuDevice(Takeover):
         await asyncio.to_thread(driver.open)
         try:
             if makes_interface(port):
-                await asyncio.to_thread(wire_interface, port)
+                await asyncio.to_thread(wire_interface, port, self.functions.hooks())
             elif uses_interface(port) and port.mtu:
                 await asyncio.to_thread(change_mtu, port)
             base = self.shared.port_counters[: len(self._cpus), index].sum(axis=0).tolist()
             self.shared.port_errors[index] = 0
             self.shared.rings[index]["serial"] = 0  # cursors of an earlier port there are nobody's
             self._rows.write(index, port, driver)
+            await self.functions.programs.port(index, port)
             plane = self._make_plane(port.name, index, port, driver)
             await self._supervisor.request(add_message(index, driver), driver.fds)
             self.ports[port.name] = Slot(index, port, driver, base, plane)
@@ -164,7 +161,7 @@ class DpuDevice(Takeover):
             if self.ports.pop(port.name, None):
                 with contextlib.suppress(DataPlaneError):
                     await self._supervisor.request({"do": "del_port", "index": index})
-            self._rows.clear(index)
+            await self._forget(index)
             driver.close()
             raise
         self._note_port(port.name)
@@ -205,26 +202,41 @@ class DpuDevice(Takeover):
         await self._supervisor.request({"do": "del_port", "index": slot.index})
         del self.ports[name]  # until here it can be asked about
         slot.driver.close()
-        self._rows.clear(slot.index)
+        await self._forget(slot.index)
         self._note_port(name)
+
+    async def _forget(self, index):
+        self._rows.clear(index)
+        with contextlib.suppress(DataPlaneError):
+            await self.functions.programs.port(index, None)
 
     @_alone
     async def update_port(self, old, new):
         """Change what can be changed under traffic; False when the port must go and come again."""
         changed = {key for key in type(new).model_fields if getattr(old, key) != getattr(new, key)}
-        if not changed <= IN_PLACE:
+        if not changed <= FRAME_IN_PLACE | self.functions.in_place:
             return False
         slot = self.ports[old.name]
-        if "mtu" in changed and new.mtu and (makes_interface(new) or uses_interface(new)):
-            await asyncio.to_thread(change_mtu, new)
-        if changed & {"rx_rate", "rx_burst"} and makes_interface(new):
-            await asyncio.to_thread(change_shaper, new)
-        slot.config = new
-        if uses_interface(new):
-            slot.driver.config = new
-        self._rows.rewrite(slot)
+        await self._change_interface(new, old, changed)
+        try:
+            tables, undo = (functools.partial(self._rewrite, slot, config) for config in (new, old))
+            await self.functions.programs.port(slot.index, new, tables, undo)
+        except BaseException:
+            with contextlib.suppress(PortError):
+                await self._change_interface(old, new, changed)
+            raise
         self._note_port(old.name)
         return True
+
+    async def _change_interface(self, new, old, changed):
+        if "mtu" in changed and new.mtu and (makes_interface(new) or uses_interface(new)):
+            await asyncio.to_thread(change_mtu, new)
+        hooks = self.functions.hooks(changed)
+        if hooks and makes_interface(new):
+            await asyncio.to_thread(rewire, new, old, hooks)
+
+    async def _rewrite(self, slot, config):
+        self._rows.change(slot, config)
 
     def lost_ports(self):
         """Names of the tap ports whose interface somebody else took away."""
@@ -239,9 +251,9 @@ class DpuDevice(Takeover):
         """Take `new` as the place of a tap port's interface. Raises PortError when it is elsewhere."""
         slot = self.ports[old.name]
         await asyncio.to_thread(slot.driver.relocate, new.netns, new.ifname)
-        if new.rx_rate is not None:
-            await asyncio.to_thread(change_shaper, new)  # Linux drops a queueing discipline on the way
+        await asyncio.to_thread(rewire, new, None, self.functions.hooks())  # Linux drops what was done there
         slot.config = new
+        self._rows.known(slot)
         self._note_port(old.name)
 
     def _free_index(self, name):
@@ -252,25 +264,18 @@ class DpuDevice(Takeover):
         raise PortError(name, "add", text=f"all {layout.PORTS_MAX} ports are in use")
 
     def open_ports(self):
-        """Let packets through to the ports that were added; their rules are in force by now."""
+        """Let packets through to the ports that were added; what names them is in force by now."""
         self._rows.open(self.ports)
 
     def close_port(self, name):
         """Let no packet through to a port any more; it stays until `del_port`."""
         self._rows.close(self.ports, name)
 
-    # rules
-
-    async def set_rules(self, rules, default_ingress, default_egress):
-        """Replace all rules at once; workers take the new ones at their next burst."""
-        defaults = {"ingress": default_ingress, "egress": default_egress}
-        port_index = {name: slot.index for name, slot in self.ports.items()}
-        try:
-            self.rules.publish(rules, defaults, port_index, len(self._cpus))
-        except ValueError as error:
-            raise PortError("", "rules", text=str(error)) from None
-        await self._pass_epoch()
-        self._note(rules=self.rules.notes())
+    async def set_section(self, name, items, settings):
+        """Replace all items and the settings of a function at once; workers take them at their next burst."""
+        ports = {port: slot.index for port, slot in self.ports.items()}
+        notes = await self.functions.set_section(name, items, settings, ports, self._pass_epoch)
+        self._note(functions=notes)
 
     async def _pass_epoch(self):
         """Wait until every worker has seen all that was written before; those of a successor have."""
@@ -294,9 +299,9 @@ class DpuDevice(Takeover):
         """Where the workers' time went, as `dpu profile -j` prints it."""
         return await self._profiler.profile(self.shared, self._cpus, self._kicks, seconds)
 
-    def item_counters(self, function):
-        """{section: {item name: (packets, octets)}} of a function."""
-        return {"rule": self.rules.hits(len(self._cpus))} if function == "acl" else {}
+    def item_counters(self, name):
+        """{section: {item: counters}} of a function."""
+        return self.functions.books.counters(name)
 
     def status(self):
         """The data plane's process, workers and history."""

@@ -22,8 +22,8 @@ import os
 import time
 import weakref
 
+from dpu_runtime.config.errors import DataPlaneError
 from dpu_runtime.device.live_port import uses_interface
-from dpu_runtime.device.supervisor import DataPlaneError
 from dpu_runtime.drivers.linux.link import find_link
 from dpu_runtime.drivers.linux.link_events import LinkEvents, namespace_now, namespace_of
 from dpu_runtime.drivers.linux.netns import socket_netns

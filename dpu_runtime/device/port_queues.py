@@ -6,8 +6,8 @@ Not:  ports whose queues are rings in a guest's memory; their sessions tell of t
 import asyncio
 import logging
 
+from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError
 from dpu_runtime.device.live_port import uses_interface
-from dpu_runtime.device.supervisor import DataPlaneError, DataPlaneGoneError
 from dpu_runtime.device.wiring import change_mtu
 from dpu_runtime.drivers.interface import InterfaceDriver
 from dpu_runtime.drivers.port import Kind, PortError

@@ -1,59 +1,59 @@
 """A port's row in the tables that workers read: what it is, and whether packets pass.
 
-Out: `ports`, `vlan_allowed`, `meters`, `active_ports` and the `xconnect` column of `devices`, in shared
-     memory.
+Out: `ports`, `active_ports` and the `xconnect` column of `devices`, in shared memory; books write what
+     functions have of a port.
 Not: the port's queues; the data-plane process adds and deletes those.
 """
 
 import numpy as np
 
-from dpu_runtime.device.live_port import makes_interface
-from dpu_runtime.functions.meter.limits import burst_behind_shaper, meter_burst
+from dpu_runtime.device.live_port import uses_interface
+from dpu_runtime.drivers.port import PortError
 from dpu_runtime.kernels import layout
-from dpu_runtime.kernels.meter.table import RX, TX, clear_meters, write_meter
-from dpu_runtime.kernels.switch import mac_table
 
 NOT_UP = np.uint32(~layout.PORT_UP & 0xFFFFFFFF)
 
 
 class PortRows:
-    """The rows of all ports; `slots` are always {name: Slot}, dpu_runtime/device/live_port.py."""
+    """The rows of all ports; `slots` are always {name: Slot}, dpu_runtime/device/live_port.py.
 
-    def __init__(self, shared):
+    books  dpu_runtime/device/books.py
+    """
+
+    def __init__(self, shared, books):
         self.shared = shared
+        self._books = books
 
     def write(self, index, port, driver, up=0):
-        """Write the row of a port; without `up` no packet passes yet."""
-        vlans = self.shared.of("switch").vlan_allowed[index]
-        vlans[:] = 0
-        for vlan in [*(port.trunk or []), *([port.vlan] if port.vlan else [])]:
-            vlans[vlan // 64] |= 1 << (vlan % 64)
-        flags = driver.capabilities.flags() | up
-        for wanted, bit in (
-            (port.spoof_check, layout.PORT_SPOOF_CHECK),
-            (port.verify_checksum, layout.PORT_RX_VERIFY),
-            (port.trunk is not None, layout.PORT_TRUNK),
-            (port.rx_rate is not None, layout.PORT_RX_METER),
-            (port.tx_rate is not None, layout.PORT_TX_METER),
-        ):
-            flags |= bit if wanted else 0
+        """Write the row of a port; without `up` no packet passes yet. Raises PortError, nothing changed."""
+        made = np.zeros(1, layout.PORT_DTYPE)[0]
+        made["mac"] = int((port.mac or "0").replace(":", ""), 16)
+        made["mtu"] = port.mtu or driver.link.mtu
+        made["kind"] = driver.kind
+        made["flags"] = driver.capabilities.flags() | up
+        if port.verify_checksum:
+            made["flags"] |= layout.PORT_RX_VERIFY
         if not port.gro:
-            flags &= ~layout.PORT_RX_GRO
-        self._write_meters(index, port)
+            made["flags"] &= ~np.uint32(layout.PORT_RX_GRO)
+        self._books.port(index, port, made)
         row = self.shared.ports[index]
-        row["mac"] = int((port.mac or "0").replace(":", ""), 16)
-        row["mtu"] = port.mtu or driver.link.mtu
-        row["vlan"] = port.vlan or 0
-        row["kind"] = driver.kind
-        row["flags"] = flags
+        for word in ("mac", "mtu", "vlan", "kind", "flags"):  # flags last: they say what the others are for
+            row[word] = made[word]
 
-    def _write_meters(self, index, port):
-        meters = self.shared.of("meter").meters[index]
-        if port.rx_rate is not None:
-            burst = burst_behind_shaper if makes_interface(port) else meter_burst
-            write_meter(meters[RX], port.rx_rate, burst(port.rx_rate, port.rx_burst))
-        if port.tx_rate is not None:
-            write_meter(meters[TX], port.tx_rate, meter_burst(port.tx_rate, port.tx_burst))
+    def known(self, slot):
+        """Tell books of a port whose row is there."""
+        self._books.port(slot.index, slot.config, self.shared.ports[slot.index].copy())
+
+    def change(self, slot, config):
+        """Give a port another configuration. Raises PortError, nothing changed."""
+        before, slot.config = slot.config, config
+        try:
+            self.rewrite(slot)
+        except PortError:
+            slot.config = before
+            raise
+        if uses_interface(config):
+            slot.driver.config = config
 
     def rewrite(self, slot):
         """Write the row of a port that changed; packets pass or do not as before."""
@@ -63,8 +63,8 @@ class PortRows:
     def clear(self, index):
         """Free a row; what was learned of its port is not believed any more."""
         self.shared.devices[index]["xconnect"] = 0
-        clear_meters(self.shared.of("meter").meters[index])
         row = self.shared.ports[index]
+        self._books.port_gone(index, row)
         row["kind"] = row["flags"] = 0
         row["generation"] += 1
 
@@ -94,4 +94,6 @@ class PortRows:
             other = slots.get(slot.config.xconnect)
             both = other is not None and slot.index in up and other.index in up
             self.shared.devices[slot.index]["xconnect"] = other.index + 1 if both else 0
-        mac_table.write_active_ports(self.shared.active_ports, sorted(up))
+        active_ports = self.shared.active_ports  # who reads meanwhile may miss one, or find it twice
+        active_ports[1 : 1 + len(up)] = sorted(up)
+        active_ports[0] = len(up)

@@ -15,14 +15,13 @@ import logging
 
 from pydantic import TypeAdapter
 
+from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError, NotAdoptedError
 from dpu_runtime.config.models import AnyPort
 from dpu_runtime.device.live_port import Slot, has_rings, make_driver, uses_interface
 from dpu_runtime.device.port_queues import add_message
-from dpu_runtime.device.supervisor import DataPlaneError, DataPlaneGoneError, NotAdoptedError, Process
+from dpu_runtime.device.supervisor import Process
 from dpu_runtime.drivers.port import Kind, PortError
-from dpu_runtime.functions.acl.book import RuleBook
 from dpu_runtime.kernels import layout
-from dpu_runtime.kernels.switch import mac_table
 from dpu_runtime.observe import perf_map
 from dpu_runtime.plane.regions import RegionError
 from dpu_runtime.plane.shared import SharedState
@@ -51,7 +50,7 @@ class Takeover:
     async def _adopt(self, process):
         """Go on with a data plane that runs; False when it is gone. Raises NotAdoptedError: it goes on."""
         try:
-            self._map(SharedState.adopt(process.hello_fds[0], process.hello.get("regions", {})))
+            shared = SharedState.adopt(process.hello_fds[0], process.hello.get("regions", {}))
         except ValueError as error:
             log.error("data plane %d is ended, not adopted; all is made anew: %s", process.pid, error)
             await process.request({"do": "stop"})
@@ -59,10 +58,14 @@ class Takeover:
             return False
         except RegionError as error:
             raise _not_adopted(process, error) from None
+        self._kicks = process.hello_fds[1:]
+        self._cpus = process.hello["cpus"]
+        notes = shared.read_notes()
+        self._map(shared, _of_regions_that_stay(notes.get("functions", {}), shared.succession))
         fresh = None
         try:
             fresh = await self._prepare_upgrade(process)
-            await self._adopt_ports(process)
+            await self._adopt_ports(process, notes)
         except DataPlaneGoneError as error:
             log.error("%s; all is made anew", error)
             for slot in self.ports.values():
@@ -97,10 +100,8 @@ class Takeover:
         log.warning("data plane %d is of another version; regions %s", process.pid, succession.describe())
         return await Process.spawn()
 
-    async def _adopt_ports(self, process):
-        hello, notes = process.hello, self.shared.read_notes()
-        self._kicks = process.hello_fds[1:]
-        self._cpus = hello["cpus"]
+    async def _adopt_ports(self, process, notes):
+        hello = process.hello
         for name, (index, config, base) in notes.get("ports", {}).items():
             port = _any_port.validate_json(config)
             driver = make_driver(port, len(self._cpus), self._umem)
@@ -113,13 +114,14 @@ class Takeover:
             if not slot.lost:
                 await self._adopt_port(process, slot)
             self.ports[name] = slot
+            self._rows.known(slot)
             self._interfaces.look_at(name)
         if not self.upgrading:
             self._rows.list(self.ports)  # whoever wrote it last may not have ended
-        goes_on = self.shared.succession.counts_go_on("acl")
-        self.rules = RuleBook(self.shared, **(notes.get("rules", {}) if goes_on else {}))
+        self.functions.programs.adopted(
+            {slot.index: slot.config for slot in self.ports.values()}, to_come=self.upgrading
+        )
         self._started = notes.get("daemon", {}).get("started", self._started)
-        self._write_settings()
 
     async def _adopt_port(self, process, slot):
         reply, fds = await process.request({"do": "get_port", "index": slot.index})
@@ -190,6 +192,7 @@ class Takeover:
         if given is None:
             await self._give_memory(process)
         await process.request({"do": "own"})
+        await self.functions.programs.renew(process)
         # A port that is deleted meanwhile is deleted there once this is done; its queues are open until then.
         slots = [slot for slot in self.ports.values() if not slot.lost and slot.index not in (given or ())]
         rings = [slot for slot in slots if slot.plane]
@@ -216,7 +219,7 @@ class Takeover:
         if shared.succession is not None:
             shared.succession.settle(shared.drops)
         lost = shared.book_lost_packets()
-        mac_table.repair(shared.of("switch").mac)
+        self.functions.books.repair()
         if lost:
             log.warning("%d packets were in the hands of the dead data plane", lost)
         if self.upgrading:  # it died before the tables were set: no packet passes until they are
@@ -224,6 +227,11 @@ class Takeover:
                 slot.open = False
         if self.upgrading or self._again:
             self._rows.list(self.ports)
+
+
+def _of_regions_that_stay(notes, succession):
+    """What books noted, of the functions whose counters go on."""
+    return {name: note for name, note in notes.items() if succession.counts_go_on(name)}
 
 
 def _not_adopted(process, why):

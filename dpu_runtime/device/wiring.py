@@ -1,6 +1,6 @@
-"""Wire an interface into Linux: MAC, MTU, addresses, routes, link state, the shaper of what it sends.
+"""Wire an interface into Linux: MAC, MTU, addresses, routes, link state, and what functions do there.
 
-Source: rtnetlink(7) by pyroute2, inside the interface's network namespace; tc-tbf(8).
+Source: rtnetlink(7) by pyroute2, inside the interface's network namespace.
 """
 
 import ipaddress
@@ -8,18 +8,15 @@ import socket
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import TC_H_ROOT
 
 from dpu_runtime.device.ipv6 import enable_ipv6
 from dpu_runtime.drivers.linux.netns import run_in_netns
 from dpu_runtime.drivers.port import PortError
-from dpu_runtime.functions.meter.limits import OCTET_BITS, shaper_burst, shaper_queue
 
-SHAPER_HANDLE = 1 << 16  # "1:", as tc writes it
 IFA_F_NODAD = 0x02  # linux/if_addr.h: usable at once, nobody else is on this wire yet
 
 
-class _Wire:
+class Wire:
     """Netlink calls for one interface; every refusal is a PortError with what was asked."""
 
     def __init__(self, port, ipr):
@@ -70,39 +67,21 @@ class _Wire:
             family=family,
         )
 
-    def shape(self, rate, burst):
-        """Have what the interface sends wait for its turn at `rate` bits a second; None: let it go."""
-        if rate is None:
-            self.ask("end the shaper", self.ipr.tc, "del", index=self.index, parent=TC_H_ROOT)
-            return
-        depth = shaper_burst(rate, burst)
-        self.ask(
-            f"shape to {rate} bits a second",
-            self.ipr.tc,
-            "replace",
-            "tbf",
-            index=self.index,
-            parent=TC_H_ROOT,
-            handle=SHAPER_HANDLE,
-            rate=rate // OCTET_BITS,
-            burst=depth,
-            limit=shaper_queue(rate, depth),
-        )
 
+def wire_interface(port, hooks):
+    """Give a port's interface its MAC, MTU, addresses and routes, and bring it up.
 
-def wire_interface(port):
-    """Give a port's interface its MAC, MTU, shaper, addresses and routes, and bring it up.
-
-    port  configuration with name, netns, ifname, mac, mtu, rx_rate, rx_burst, address, route
+    port   configuration with name, netns, ifname, mac, mtu, address, route
+    hooks  what Function.wire names, called before the interface is up
     """
 
     def inside():
         with IPRoute() as ipr:
-            wire = _Wire(port, ipr)
+            wire = Wire(port, ipr)
             wire.set_link(address=port.mac)
             wire.set_link(mtu=port.mtu)
-            if port.rx_rate is not None:
-                wire.shape(port.rx_rate, port.rx_burst)
+            for hook in hooks:
+                hook(wire, port, None)
             wire.set_link(state="up")
             if any(ipaddress.ip_interface(address).version == 6 for address in port.address):
                 enable_ipv6(port.ifname)
@@ -119,16 +98,21 @@ def change_mtu(port):
 
     def inside():
         with IPRoute() as ipr:
-            _Wire(port, ipr).set_link(mtu=port.mtu)
+            Wire(port, ipr).set_link(mtu=port.mtu)
 
     run_in_netns(port.netns, inside, port=port.name)
 
 
-def change_shaper(port):
-    """Set or end the shaper of a port's interface, as `port.rx_rate` says."""
+def rewire(port, before, hooks):
+    """Have functions change what they do at a port's interface.
+
+    before  configuration that it had; None: another place, where all that was done is gone
+    """
 
     def inside():
         with IPRoute() as ipr:
-            _Wire(port, ipr).shape(port.rx_rate, port.rx_burst)
+            wire = Wire(port, ipr)
+            for hook in hooks:
+                hook(wire, port, before)
 
     run_in_netns(port.netns, inside, port=port.name)

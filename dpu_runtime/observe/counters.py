@@ -2,15 +2,18 @@
 
 Received + copies + segments = transmitted + dropped + merged; `balance` shows the six. Read under
 traffic they may differ by the packets in the workers' hands.
+Drop reasons, stages and groups of counters are the frame's own and those that functions declare.
 """
 
 import os
 
 from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.function import HOOKS
 from dpu_runtime.kernels.drops import Drop
-from dpu_runtime.kernels.switch.mac_table import SWITCH_COUNTERS
 from dpu_runtime.plane.words import Control, FrameStage, WorkerWord
-from dpu_runtime.registry import functions
+from dpu_runtime.registry import functions, order
+
+FRONT, BACK = ("rx", "parse", "verify"), ("offload", "tx", "xconnect")  # stages of the frame
 
 
 def read_stats(shared, slots, cpus):
@@ -21,46 +24,64 @@ def read_stats(shared, slots, cpus):
     """
     workers = len(cpus)
     ports = shared.port_counters[:workers].sum(axis=0)
-    drops = shared.drops[:workers].sum(axis=0)
-    switch = shared.of("switch").switch[:workers].sum(axis=0)
     return {
         "ports": {
             name: {c.name.lower(): int(ports[slot.index, c]) - slot.base[c] for c in PortCounter}
             for name, slot in slots.items()
         },
-        "drops": {
-            reason.name.lower(): int(drops[reason])
-            for reason in Drop
-            if reason != Drop.NONE and drops[reason]
-        }
-        | _function_drops(shared, workers),
+        "drops": {name: packets for name, packets in drop_counters(shared, workers).items() if packets},
         "kernels": {
-            name: {"packets": int(packets), "cycles": int(spent)}
-            for name, (packets, spent) in stage_counters(shared, workers).items()
+            name: {"packets": packets, "cycles": cycles}
+            for name, (packets, cycles) in stage_counters(shared, workers).items()
         },
-        "switch": dict(zip(SWITCH_COUNTERS, switch.tolist(), strict=True)),
+        **_groups(shared, workers),
         "balance": shared.balance(workers),
         "workers": [_worker(shared, number, cpu) for number, cpu in enumerate(cpus)],
         "tsc_hz": int(shared.control[Control.TSC_HZ]),
     }
 
 
-def _function_drops(shared, workers):
-    counted = {}
+def _sums(array, workers):
+    """Sums over the workers, as Python integers."""
+    return array[:workers].sum(axis=0).tolist()
+
+
+def drop_counters(shared, workers):
+    """{reason: packets} of the frame and of all functions."""
+    frame = _sums(shared.drops, workers)
+    counted = {reason.name.lower(): frame[reason] for reason in Drop if reason != Drop.NONE}
     for function in functions():
-        totals = shared.of(function.name).drops[:workers].sum(axis=0).tolist()
-        counted |= {name: packets for name, packets in zip(function.drops, totals, strict=False) if packets}
+        own = _sums(shared.of(function.name).drops, workers)
+        counted |= zip(function.drops, own, strict=False)
     return counted
 
 
 def stage_counters(shared, workers):
-    """{stage: (packets, cycles)} of the frame's stages and the functions', in the order of the pipeline."""
-    rows = shared.kernel_counters[:workers].sum(axis=0).tolist()
-    named = {stage.name.lower(): rows[stage] for stage in FrameStage}
-    for function in functions():
-        totals = shared.of(function.name).stages[:workers].sum(axis=0).tolist()
-        named |= {stage.name: row for stage, row in zip(function.stages, totals, strict=False)}
-    return named
+    """{stage: (packets, cycles)} of the frame and of all functions, in the order of the pipeline."""
+    return {name: tuple(_sums(rows, workers)) for name, rows in stage_rows(shared).items()}
+
+
+def stage_rows(shared):
+    """{stage: uint64[workers, 2]}, its packets and cycles by worker, in the order of the pipeline."""
+    frame = {stage.name.lower(): shared.kernel_counters[:, stage] for stage in FrameStage}
+    own = {
+        stage.name: shared.of(function.name).stages[:, row]
+        for function in functions()
+        for row, stage in enumerate(function.stages)
+    }
+    stages = order(functions())
+    rows = {name: frame[name] for name in FRONT}
+    rows |= {stage.name: own[stage.name] for hook in HOOKS for stage in stages[hook]}
+    return rows | {name: frame[name] for name in BACK}
+
+
+def _groups(shared, workers):
+    """{group: {name: count}} of what functions show of their counters."""
+    return {
+        group: dict(zip(names, _sums(getattr(shared.of(function.name), group), workers), strict=True))
+        for function in functions()
+        for group, names in function.shown.items()
+    }
 
 
 def _worker(shared, number, cpu):

@@ -14,7 +14,7 @@ import os
 import re
 from pathlib import Path
 
-from dpu_runtime.device.supervisor import DataPlaneError
+from dpu_runtime.config.errors import DataPlaneError
 
 log = logging.getLogger("dpu.perf_map")
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpu_runtime.config.errors import ApplyError
+from dpu_runtime.observe.counters import stage_rows
 from dpu_runtime.observe.syscall_counts import SyscallCounts
-from dpu_runtime.plane.words import Control, FrameStage, WorkerWord
+from dpu_runtime.plane.words import Control, WorkerWord
 
 SECONDS_MIN, SECONDS_MAX = 0.1, 60.0
 NS_PER_SECOND = 1_000_000_000
@@ -30,14 +31,14 @@ NS_PER_SECOND = 1_000_000_000
 class _Moment:
     """What one look at all workers saw.
 
-    stages     uint64[workers, STAGE_COUNT, 2], packets and cycles
+    stages     {stage: uint64[workers, 2]}, packets and cycles
     state      uint64[workers, WORKER_WORDS]
     scheduled  a worker each: (ns on the CPU, ns waiting for it), or None
     calls      a worker each: {name: (calls, ns)}, or None
     """
 
     at: float
-    stages: np.ndarray
+    stages: dict
     state: np.ndarray
     scheduled: list
     calls: list
@@ -91,7 +92,7 @@ def _look(shared, threads, counts):
     count = len(threads)
     return _Moment(
         time.monotonic(),
-        shared.kernel_counters[:count].copy(),
+        {name: rows[:count].copy() for name, rows in stage_rows(shared).items()},
         shared.worker_state[:count].copy(),
         [_scheduled(thread) for thread in threads],
         [None if counts is None else counts.read(thread) for thread in threads],
@@ -112,14 +113,12 @@ def _worker(number, cpu, before, after, tsc_hz):
     """The profile of one worker; shares are of all the time there was."""
     ns = (after.at - before.at) * NS_PER_SECOND
     cycles = ns * tsc_hz / NS_PER_SECOND
-    stages = (after.stages[number] - before.stages[number]).tolist()
+    stages = {
+        name: (rows[number] - before.stages[name][number]).tolist() for name, rows in after.stages.items()
+    }
     state = after.state[number] - before.state[number]
     packets = int(state[WorkerWord.PACKETS])
-    spent = {
-        stage.name.lower(): _stage(*stages[stage], packets, cycles)
-        for stage in FrameStage
-        if stages[stage][1] > 0
-    }
+    spent = {name: _stage(*counts, packets, cycles) for name, counts in stages.items() if counts[1] > 0}
     made = {
         "number": number,
         "cpu": cpu,

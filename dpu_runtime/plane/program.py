@@ -5,7 +5,6 @@ Out:  words of `programs`, plane/frame.py, switched at a burst boundary.
 Not:  which are on, and in which order; the control process says that.
 """
 
-import importlib
 from collections import namedtuple
 
 import numpy as np
@@ -17,15 +16,10 @@ from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT
 from dpu_runtime.kernels.stage import State, python_address
 from dpu_runtime.plane.frame import PROGRAM_WORDS, STAGE_AT, STAGE_WORDS, STAGES_MAX, TASKS_MAX
+from dpu_runtime.registry import load
 
 if not PYTHON_MODE:
     from numba import typeof, types
-
-
-def load(path):
-    """What "module:name" names."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _tuple_of(name, values):

@@ -58,7 +58,7 @@ SWITCH_LAYOUT = {
     "vlan_allowed": ("u8", (PORTS_MAX, VLAN_WORDS)),  # one bit a VLAN ID, for trunks
     "settings": ("u8", (8,)),
 }
-AGEING_TICKS = 0  # word of `settings`
+AGEING_TICKS, PORTS_WITH_VLAN = 0, 1  # words of `settings`
 
 # counters: uint64[len(SWITCH_COUNTERS)], one array a worker
 SWITCH_COUNTERS = ("mac_learned", "mac_moves", "mac_table_full", "flooded", "copies")

@@ -24,6 +24,7 @@ from dpu_runtime.kernels.parse.ethernet import (
     VLAN_ID_MASK,
     VLAN_TAG_BYTES,
 )
+from dpu_runtime.kernels.switch.mac_table import PORTS_WITH_VLAN
 
 _DROP_NONE = int(Drop.NONE)
 _DROP_OVERSIZE = int(Drop.OVERSIZE)
@@ -160,8 +161,11 @@ def retag(headers, meta, i, ports, out_port):
 def retag_all(burst, state, port, count):
     """Tag or untag the packets at hand as `port` wants them, and drop those that have no room for a tag.
 
-    burst  Burst  in/out headers, meta, packets; copies may share a row: retag() is called for each in turn
+    burst  Burst                 in/out headers, meta, packets; a row may be shared: retagged for each port
+    state  State, SWITCH_LAYOUT  settings: where no port has a VLAN of its own, tags stay as they came
     """
+    if state.tables.settings[PORTS_WITH_VLAN] == np.uint64(0):
+        return count
     kept = np.uint64(0)
     for k in range(np.uint64(count)):
         packet = np.uint64(burst.packets[k])

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dpu_runtime.config.models import machine_cpus
+from dpu_runtime.config.frame import machine_cpus
 from tests.live.daemon import Container, wait_until
 from tests.live.test_traffic import transfer
 

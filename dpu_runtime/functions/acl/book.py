@@ -1,18 +1,32 @@
 """Rules on their way into the ACL: names become indices, and each rule keeps its hit counter.
 
 In:   RuleConfig and port indices.   Out: new versions of the two stages in shared memory.
-Not:  waiting until every worker has left the old version; `dpu_runtime/device/device.py` does.
+Not:  waiting until every worker has left the old version; the device does that.
 """
 
 import numpy as np
 
+from dpu_runtime.function import EGRESS, INGRESS
+from dpu_runtime.functions.book import Book
 from dpu_runtime.kernels.acl.layout import ACL_LAYOUT, ACTION_ALLOW, ACTION_DROP, HIT_SLOTS, Acl
 from dpu_runtime.kernels.acl.table import AclRule, build_stage, inactive_slot, publish, write_stage
-from dpu_runtime.plane.shared import STAGES
 
 ACTIONS = {"allow": ACTION_ALLOW, "drop": ACTION_DROP}
-DEFAULT_SLOTS = {"ingress": 0, "egress": 1}  # hit counters of the stages' defaults
-FIRST_SLOT = 8
+DEFAULT_HITS = {INGRESS: 0, EGRESS: 1}  # hit counters of the stages' defaults
+FIRST_HIT = 8
+PORT_KEYS = {"acl_ingress": "in_port", "acl_egress": "out_port"}  # what a rule says of the port at hand
+
+
+def active(items, settings):
+    """A stage is on at a port that a rule of it may be about, and everywhere when its default is to drop."""
+    ports = {stage: set() for stage in PORT_KEYS}  # None: any
+    for rule in items["rule"]:
+        stage = f"acl_{rule.stage}"
+        ports[stage].add(getattr(rule, PORT_KEYS[stage]))
+    for stage in PORT_KEYS:
+        if getattr(settings, stage.replace("acl", "default")) == "drop":
+            ports[stage].add(None)
+    return lambda stage, port: None in ports[stage] or port.name in ports[stage]
 
 
 def acl_rule(rule, hit_slot, port_index):
@@ -47,64 +61,64 @@ def acl_rule(rule, hit_slot, port_index):
     )
 
 
-class RuleBook:
+class RuleBook(Book):
     """The rules in force, and which hit counter each of them has.
 
-    slots  name -> slot of `hits`; kept in the notes, so that hits survive the control process
-    base   slot -> (packets, octets) counted before the slot was given to its present rule
+    A name keeps its hit counter, in the notes too, so that hits survive the control process.
     """
 
-    def __init__(self, shared, slots=None, base=None):
-        self.shared = shared
-        self.slots = dict(slots or {})
-        self.base = {int(slot): tuple(hits) for slot, hits in (base or {}).items()}
+    def __init__(self, function, tables, ports, workers, notes=None):
+        super().__init__(function, tables, ports, workers, notes)
+        notes = notes or {}
+        self._hits = dict(notes.get("hits", {}))  # name -> hit counter
+        # hit counter -> (packets, octets) counted before it was given to its present rule
+        self._base = {int(hit): tuple(counted) for hit, counted in notes.get("base", {}).items()}
 
     def notes(self):
-        """What a later control process needs: JSON data."""
-        return {"slots": self.slots, "base": self.base}
+        """Hit counters of all rules, and what they had counted before."""
+        return {"hits": self._hits, "base": self._base}
 
-    def publish(self, rules, defaults, port_index, workers):
-        """Put `rules` in force; `defaults` maps each stage to its default action.
-
-        Raises ValueError, with nothing changed, when the rules do not fit.
-        """
-        slots, base = self._assign(rules, workers)
-        stages = {}
-        for stage in STAGES:
-            own = [acl_rule(rule, slots[rule.name], port_index) for rule in rules if rule.stage == stage]
-            stages[stage] = build_stage(own, ACTIONS[defaults[stage]], DEFAULT_SLOTS[stage])
-        for stage, built in stages.items():
-            tables = self.shared.of("acl")
-            acl = Acl(**{name: getattr(tables, f"{stage}_{name}") for name in ACL_LAYOUT})
-            write_stage(inactive_slot(acl), built)
+    def publish(self, items, settings, numbers):
+        """Put rules and defaults in force. Raises ValueError, with nothing changed, when they do not fit."""
+        rules = items["rule"]
+        hits, base = self._assign(rules)
+        built = {}
+        for hook, default_hit in DEFAULT_HITS.items():
+            own = [acl_rule(rule, hits[rule.name], numbers["port"]) for rule in rules if rule.stage == hook]
+            built[hook] = build_stage(own, ACTIONS[getattr(settings, f"default_{hook}")], default_hit)
+        for hook, stage in built.items():
+            acl = Acl(**{name: getattr(self.tables, f"{hook}_{name}") for name in ACL_LAYOUT})
+            write_stage(inactive_slot(acl), stage)
             publish(acl)
-        self.slots, self.base = slots, base
+        self._hits, self._base = hits, base
 
-    def _assign(self, rules, workers):
-        """Slots for `rules`: a name keeps its own; new names get free ones, counted from now on."""
+    def _assign(self, rules):
+        """Hit counters for `rules`: a name keeps its own; new names get free ones, counted from now on."""
         names = [rule.name for rule in rules]
-        slots = {name: self.slots[name] for name in names if name in self.slots}
-        taken = set(slots.values())
-        base = {slot: hits for slot, hits in self.base.items() if slot in taken}
-        free = (slot for slot in range(FIRST_SLOT, HIT_SLOTS) if slot not in taken)
+        hits = {name: self._hits[name] for name in names if name in self._hits}
+        taken = set(hits.values())
+        base = {hit: counted for hit, counted in self._base.items() if hit in taken}
+        free = (hit for hit in range(FIRST_HIT, HIT_SLOTS) if hit not in taken)
         for name in names:
-            if name not in slots:
-                slots[name] = next(free)
-                base[slots[name]] = self._counted(slots[name], workers)
-        return slots, base
+            if name not in hits:
+                hits[name] = next(free)
+                base[hits[name]] = self._counted(hits[name])
+        return hits, base
 
-    def _counted(self, slot, workers):
-        packets, octets = self.shared.of("acl").hits[:workers, slot].sum(axis=0).tolist()
+    def _counted(self, hit):
+        packets, octets = self.tables.hits[: self.workers, hit].sum(axis=0).tolist()
         return packets, octets
 
-    def hits(self, workers):
-        """(packets, octets) by rule name, and of the defaults as `default-STAGE`."""
-        result = {}
-        hits = self.shared.of("acl").hits[:workers]
-        total = hits.sum(axis=0, dtype=np.uint64) if len(self.slots) > 64 else None
-        named = {**self.slots, **{f"default-{stage}": slot for stage, slot in DEFAULT_SLOTS.items()}}
-        for name, slot in named.items():
-            packets, octets = total[slot].tolist() if total is not None else self._counted(slot, workers)
-            before = self.base.get(slot, (0, 0))
-            result[name] = (packets - before[0], octets - before[1])
-        return result
+    def numbers(self):
+        """Hit counters by rule name."""
+        return {"rule": dict(self._hits)}
+
+    def counters(self):
+        """(packets, octets) by rule name."""
+        many = len(self._hits) > 64
+        total = self.tables.hits[: self.workers].sum(axis=0, dtype=np.uint64) if many else None
+        counted = {}
+        for name, hit in self._hits.items():
+            now = total[hit].tolist() if many else self._counted(hit)
+            counted[name] = tuple(n - before for n, before in zip(now, self._base[hit], strict=True))
+        return {"rule": counted}

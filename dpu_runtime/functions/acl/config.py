@@ -2,7 +2,7 @@
 
 Spec: RFC 9293 3.1 (TCP flags), IEEE 802.1Q (VLAN IDs).
 Out:  the text of the configuration, and by the properties the numbers that tables are built from.
-Not:  whether the ports it names exist (config.py).
+Not:  whether the ports it names exist (dpu_runtime/config/models.py).
 """
 
 import ipaddress
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dpu_runtime.config import types
-from dpu_runtime.config.model import Action, Model, refuse
+from dpu_runtime.config.model import Action, Keys, Model, refuse
 from dpu_runtime.config.types import Allowed
 
 PRIORITY_MAX = 65535
@@ -20,13 +20,13 @@ PRIORITY_MAX = 65535
 class RuleConfig(Model):
     """`[[rule]]`: match and action. A key that is absent matches anything."""
 
-    name: types.RuleName | None = Field(None, description="name of the rule, unique; default: rule-N")
+    name: types.ItemName | None = Field(None, description="name of the rule, unique; default: rule-N")
     priority: Annotated[int, Field(ge=0, le=PRIORITY_MAX), Allowed(f"0..{PRIORITY_MAX}")] = Field(
         description="rules apply from the highest to the lowest, equal ones in their order"
     )
     stage: Literal["ingress", "egress"] = Field("ingress", description="before or behind the switch")
-    in_port: types.PortName | None = Field(None, description="port the packet came from")
-    out_port: types.PortName | None = Field(None, description="port the packet goes to, in stage egress only")
+    in_port: types.PortRef | None = Field(None, description="port the packet came from")
+    out_port: types.PortRef | None = Field(None, description="port the packet goes to, in stage egress only")
     src_mac: types.MacMatch | None = Field(None, description="source MAC address")
     dst_mac: types.MacMatch | None = Field(None, description="destination MAC address")
     vlan: Annotated[int, Field(ge=0, le=4094), Allowed("0..4094")] | None = Field(
@@ -115,7 +115,7 @@ class RuleConfig(Model):
         return None if self.tcp_flags is None else types.tcp_flags_bits(self.tcp_flags)
 
 
-class AclSettings(Model):
+class AclSettings(Keys):
     """Keys of `[runtime]`."""
 
     default_ingress: Action = Field("allow", description="what happens to a packet no ingress rule matches")

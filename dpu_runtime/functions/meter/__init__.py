@@ -29,4 +29,5 @@ FUNCTION = Function(
     ),
     active="dpu_runtime.functions.meter.book:active",
     book="dpu_runtime.functions.meter.book:MeterBook",
+    wire="dpu_runtime.functions.meter.shaper:wire",
 )

@@ -11,6 +11,7 @@ FUNCTION = Function(
     port=SwitchKeys,
     tables=Tables(mac_table.SWITCH_LAYOUT),
     counters={"switch": ("u8", (len(mac_table.SWITCH_COUNTERS),))},
+    shown={"switch": mac_table.SWITCH_COUNTERS},
     drops=drops.NAMES,
     stages=(
         Stage("switch_admit", INGRESS, "dpu_runtime.kernels.switch.admit:admit", before=("acl_ingress",)),

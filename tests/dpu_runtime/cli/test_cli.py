@@ -11,7 +11,8 @@ import pytest
 from dpu_runtime.cli import main as cli
 from dpu_runtime.cli import show
 from dpu_runtime.config.file import allowed_text, load_config
-from dpu_runtime.config.models import PORT_KINDS, RuleConfig
+from dpu_runtime.config.models import PORT_KINDS
+from dpu_runtime.functions.acl.config import RuleConfig
 from tests.live.daemons import ROOT, in_thread
 
 START_TIME_MS_MAX = 100

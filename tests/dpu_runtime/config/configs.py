@@ -4,7 +4,8 @@ import ipaddress
 
 from hypothesis import strategies as st
 
-from dpu_runtime.config.models import Config, default_workers
+from dpu_runtime.config.frame import default_workers
+from dpu_runtime.config.models import Config
 from dpu_runtime.config.types import TCP_FLAGS
 from dpu_runtime.drivers.tap import MTU_MAX
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from dpu_runtime.config.errors import ConfigError
 from dpu_runtime.config.file import config_toml, load_config, parse_config, problems
-from dpu_runtime.config.models import Config, PortConfig, TapPort, default_workers, machine_cpus
+from dpu_runtime.config.frame import default_workers, machine_cpus
+from dpu_runtime.config.models import Config, PortConfig, TapPort
 from dpu_runtime.config.types import derived_mac
 from dpu_runtime.functions.acl.config import RuleConfig
 from tests.dpu_runtime.config.configs import config_data, configs

@@ -1,29 +1,30 @@
 """A device in memory: what the control surface is tested with.
 
-It keeps ports and rules in plain dictionaries, refuses what a real one would refuse for wrong order (a rule
-that names a missing port, a port that rules still name), and fails where a test tells it to.
+It keeps ports and items in plain dictionaries, refuses what a real one would refuse for wrong order (an item
+that names a missing port or item, a port that items still name), and fails where a test tells it to.
 """
 
 import errno
 import time
 
+from dpu_runtime.config.references import missing, names_one_of
 from dpu_runtime.drivers.port import PortError
 
 IN_PLACE = ("mtu", "vlan", "trunk", "spoof_check", "owner")
 
 
 class MemoryDevice:
-    """Has the interface of `dpu_runtime.control.control.Device`."""
+    """Has the interface of `dpu_runtime.control.interface.Device`."""
 
     def __init__(self, runtime=None, adopted=False, in_place=IN_PLACE):
         self.runtime = runtime
         self.adopted = adopted
         self.in_place = set(in_place)
         self.ports = {}
-        self.rules = []
+        self.items = {}  # section -> models
+        self.settings = {}  # function -> Function.settings
         self.open = set()
         self.lost = set()  # names of ports whose interface somebody took away
-        self.defaults = ("allow", "allow")
         self.calls = []
         self.fail = {}  # call text -> times it still fails
         self.running = False
@@ -34,8 +35,14 @@ class MemoryDevice:
         """Have what `config` says already: a data plane that is adopted."""
         self.ports = {port.name: port for port in config.port}
         self.open = set(self.ports)
-        self.rules = list(config.rule)
-        self.defaults = (config.runtime.default_ingress, config.runtime.default_egress)
+        for function in config.FUNCTIONS:
+            self.items |= config.items(function)
+            self.settings[function.name] = config.settings(function)
+
+    @property
+    def rules(self):
+        """The items of one section."""
+        return self.items.get("rule", [])
 
     def _called(self, text, name=""):
         self.calls.append(text)
@@ -75,7 +82,8 @@ class MemoryDevice:
     async def del_port(self, name):
         self._called(f"del {name}", name)
         assert name not in self.open
-        assert not any(name in (rule.in_port, rule.out_port) for rule in self.rules)
+        for items in self.items.values():
+            assert not any(names_one_of(item, {"port": {name}}) for item in items)
         del self.ports[name]
 
     async def update_port(self, old, new):
@@ -95,12 +103,15 @@ class MemoryDevice:
         assert self.ports[old.name] == old
         self.ports[new.name] = new
 
-    async def set_rules(self, rules, default_ingress, default_egress):
-        self._called("rules")
-        for rule in rules:
-            assert {rule.in_port, rule.out_port} - {None} <= set(self.ports), rule
-        self.rules = list(rules)
-        self.defaults = (default_ingress, default_egress)
+    async def set_section(self, function, items, settings):
+        self._called(f"set {function}")
+        after = self.items | items
+        there = {"port": set(self.ports)} | {key: {item.name for item in own} for key, own in after.items()}
+        for key, own in (items if self.adopted else after).items():
+            for item in own:
+                assert not missing(item, there), (key, item)
+        self.items = after
+        self.settings[function] = settings
 
     def port_configs(self):
         return list(self.ports.values())
@@ -135,8 +146,10 @@ class MemoryDevice:
         return {"seconds": seconds, "notes": ["a note"], "workers": [worker]}
 
     def item_counters(self, function):
-        hits = {rule.name: (i, i * 64) for i, rule in enumerate(self.rules)}
-        return {"rule": hits} if function == "acl" else {}
+        return {
+            section: {item.name: (i, i * 64) for i, item in enumerate(items)}
+            for section, items in self.items.items()
+        }
 
     def status(self):
         return {"pid": 1, "workers": [1], "started": time.time(), "adopted": self.adopted}

@@ -56,7 +56,7 @@ def folder(tmp_path):
 def test_what_was_made_at_run_time_comes_back_and_the_file_decides_on_its_own(folder):
     control = started(folder, FILE)
     run(control.add_port(tap("db", owner="attach", address=["10.0.0.2/24"])))
-    run(control.add_rule(rule(name="no-db", out_port="db", stage="egress")))
+    run(control.add_item("rule", rule(name="no-db", out_port="db", stage="egress")))
     run(control.add_port(tap("gone")))
     run(control.del_port("gone"))
     run(control.del_port("web"))
@@ -71,9 +71,9 @@ def test_what_was_made_at_run_time_comes_back_and_the_file_decides_on_its_own(fo
 def test_ports_come_back_closed_until_their_rules_are_set(folder):
     control = started(folder)
     run(control.add_port(tap("a")))
-    run(control.add_rule(rule(name="r", in_port="a")))
+    run(control.add_item("rule", rule(name="r", in_port="a")))
     again = started(folder)
-    assert again.device.calls == ["add a", "rules"]
+    assert again.device.calls == ["add a", "set acl"]
     assert again.device.open == {"a"}
 
 
@@ -81,7 +81,7 @@ def test_a_port_that_cannot_come_back_goes_with_its_rules_and_the_others_come(fo
     control = started(folder)
     for name in "abc":
         run(control.add_port(tap(name)))
-        run(control.add_rule(rule(name=f"r{name}", in_port=name)))
+        run(control.add_item("rule", rule(name=f"r{name}", in_port=name)))
     device = MemoryDevice()
     device.fail["add b"] = 1
     state = StateDir(folder)
@@ -99,8 +99,8 @@ def test_names_that_the_file_took_meanwhile_are_the_files(folder, caplog):
     run(control.add_port(tap("web", ifname="other")))
     run(control.add_port(tap("x", ifname="web")))
     run(control.add_port(tap("db")))
-    run(control.add_rule(rule(in_port="db")))  # rule-1
-    run(control.add_rule(rule(name="named", in_port="db")))
+    run(control.add_item("rule", rule(in_port="db")))  # rule-1
+    run(control.add_item("rule", rule(name="named", in_port="db")))
     named = "[[rule]]\nname = 'named'\npriority = 6\naction = 'allow'\n"
     again = started(folder, FILE + RULE + named)
     assert ports(again) == ["web", "db"]
@@ -120,7 +120,7 @@ def test_nothing_is_lost_when_the_start_is_cut_short(folder):
     run(control.add_port(tap("a")))
     state = StateDir(folder)
     device = MemoryDevice()
-    device.fail["rules"] = 1
+    device.fail["set acl"] = 1
     second = Control(device, state, parse_config("").runtime)
     with pytest.raises(ApplyError):
         run(second.start(parse_config(RULE), state.load_kept()))
@@ -132,9 +132,9 @@ def test_apply_leaves_owned_ports_and_their_rules_alone(folder):
     run(control.add_port(tap("mine")))
     for name in ("own", "took"):
         run(control.add_port(tap(name, owner="engine")))
-    run(control.add_rule(rule(name="stays", in_port="own")))
-    run(control.add_rule(rule(in_port="took", out_port="own", stage="egress")))  # rule-2
-    run(control.add_rule(rule(name="goes", in_port="mine", out_port="own", stage="egress")))
+    run(control.add_item("rule", rule(name="stays", in_port="own")))
+    run(control.add_item("rule", rule(in_port="took", out_port="own", stage="egress")))  # rule-2
+    run(control.add_item("rule", rule(name="goes", in_port="mine", out_port="own", stage="egress")))
     wanted = parse_config(FILE.replace("web", "took") + RULE + RULE)
     expected = run(control.apply(wanted, dry_run=True))
     assert ports(control) == ["web", "mine", "own", "took"]
@@ -147,7 +147,7 @@ def test_apply_leaves_owned_ports_and_their_rules_alone(folder):
     assert run(control.apply(wanted)) == []
     kept = StateDir(folder).load_kept()
     assert [port.name for port in kept.ports] == ["own"]
-    assert [rule.name for rule in kept.rules] == ["stays", "rule-3"]
+    assert [rule.name for rule in kept.items["rule"]] == ["stays", "rule-3"]
 
 
 def test_apply_clears_a_cross_connect_of_an_owned_port_to_one_that_goes(folder):
@@ -164,7 +164,7 @@ def test_an_owned_port_whose_interface_is_gone_is_detached(folder, caplog):
     control = started(folder)
     run(control.add_port(tap("own", owner="engine")))
     run(control.add_port(tap("mine")))
-    run(control.add_rule(rule(name="r", in_port="own")))
+    run(control.add_item("rule", rule(name="r", in_port="own")))
     control.device.lost = {"own", "mine"}
     run(control.reap())
     assert ports(control) == ["mine"]
@@ -198,7 +198,7 @@ def test_a_process_of_the_same_number_is_not_the_same_process(folder, caplog, mo
 def test_adoption_knows_whose_everything_is(folder):
     control = started(folder, FILE + RULE)
     run(control.add_port(tap("db")))
-    run(control.add_rule(rule(name="r", in_port="db")))
+    run(control.add_item("rule", rule(name="r", in_port="db")))
     run(control.add_port(tap("late")))
     state = StateDir(folder)
     device = MemoryDevice(adopted=True)
@@ -278,7 +278,7 @@ def test_a_file_has_no_owner_and_saving_leaves_owned_ports_out(folder):
     assert str(caught.value).startswith('f:5: port[0].owner = "me": only port.add gives an owner')
     control = started(folder, FILE)
     run(control.add_port(tap("own", owner="engine")))
-    run(control.add_rule(rule(in_port="own")))
+    run(control.add_item("rule", rule(in_port="own")))
     saved = parse_config(config_toml(control.running))
     assert [port.name for port in saved.port] == ["web"]
     assert run(control.apply(saved)) == []

@@ -49,9 +49,15 @@ def control_with(config, **device):
 def matches(control):
     """Whether the device has what `control` says runs."""
     device, running = control.device, control.running
-    defaults = (running.runtime.default_ingress, running.runtime.default_egress)
-    same_ports = {port.name: port for port in running.port} == device.ports
-    return same_ports and running.rule == device.rules and (not device.calls or defaults == device.defaults)
+    if {port.name: port for port in running.port} != device.ports:
+        return False
+    for function in running.FUNCTIONS:
+        items, settings = running.items(function), running.settings(function)
+        if items != {section: device.items.get(section, []) for section in items}:
+            return False
+        if device.settings.get(function.name, settings) != settings:
+            return False
+    return True
 
 
 WEB = {"name": "web"}
@@ -66,11 +72,11 @@ def test_order_of_steps():
     old = make(WEB, DB, rules=[{"name": "a", "in_port": "db"}, {"name": "b"}])
     new = make({**WEB, "mtu": 9000}, {"name": "new"}, rules=[{"name": "b"}, {"name": "c", "in_port": "new"}])
     assert [str(step) for step in plan.diff(old, new)] == [
-        "set rules",
+        "set acl",
         "del port db",
         "update port web",
         "add port new",
-        "set rules",
+        "set acl",
     ]
 
 
@@ -102,7 +108,7 @@ def test_update_in_place_and_by_replacement():
     assert control.device.calls == ["update web"]
     control.device.calls.clear()
     asyncio.run(control.apply(make({**WEB, "queues": 1}, rules=[{"in_port": "web"}])))
-    assert control.device.calls == ["update web", "rules", "del web", "add web", "rules"]
+    assert control.device.calls == ["update web", "set acl", "del web", "add web", "set acl"]
     assert matches(control)
 
 
@@ -112,7 +118,7 @@ def test_interface_name_moves_between_ports():
     assert control.device.calls == ["del web", "add new"]
 
 
-@pytest.mark.parametrize("failing", ["add new", "del db", "update web", "rules"])
+@pytest.mark.parametrize("failing", ["add new", "del db", "update web", "set acl"])
 def test_failure_rolls_everything_back(failing):
     old = make(WEB, DB, rules=[{"name": "a", "in_port": "db"}])
     control = control_with(old)
@@ -170,7 +176,8 @@ def test_fixed_keys_are_refused_unless_unsaid():
         str(caught.value) == "runtime.mac_ageing_s = 7: only a restart changes it, the daemon runs with 300"
     )
     asyncio.run(control.apply(make(WEB, mac_ageing_s=300, default_ingress="drop")))
-    assert control.device.defaults == ("drop", "allow")
+    settings = control.device.settings["acl"]
+    assert (settings.default_ingress, settings.default_egress) == ("drop", "allow")
 
 
 def test_del_port_that_a_rule_names():
@@ -179,7 +186,7 @@ def test_del_port_that_a_rule_names():
         asyncio.run(control.del_port("web"))
     with pytest.raises(ApplyError, match="no port 'nope', there are: web"):
         asyncio.run(control.del_port("nope"))
-    asyncio.run(control.del_rule("a"))
+    asyncio.run(control.del_item("rule", "a"))
     asyncio.run(control.del_port("web"))
     assert control.device.ports == {}
 
@@ -235,7 +242,7 @@ def test_any_failure_leaves_the_first_configuration(first, second, fails_at):
     if not steps:
         return
     step = steps[fails_at % len(steps)]
-    control.device.fail[step.replace(" port", "").replace("set ", "")] = 1
+    control.device.fail[step.replace(" port", "")] = 1
     with pytest.raises(ApplyError):
         asyncio.run(control.apply(second))
     assert matches(control)

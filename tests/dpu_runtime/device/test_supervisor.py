@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError
 from dpu_runtime.device import supervisor as module
-from dpu_runtime.device.supervisor import DataPlaneError, DataPlaneGoneError, Process, Supervisor
+from dpu_runtime.device.supervisor import Process, Supervisor
 
 FAKE = Path(__file__).with_name("fake_dataplane.py")
 TIMEOUT_S = 20.0

@@ -6,15 +6,17 @@ import json
 import numpy as np
 import pytest
 
-from dpu_runtime.functions.acl.book import DEFAULT_SLOTS, FIRST_SLOT, RuleBook, acl_rule
-from dpu_runtime.functions.acl.config import RuleConfig
-from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP
+from dpu_runtime.config.models import NullPort
+from dpu_runtime.functions.acl import FUNCTION
+from dpu_runtime.functions.acl.book import DEFAULT_HITS, FIRST_HIT, RuleBook, acl_rule, active
+from dpu_runtime.functions.acl.config import AclSettings, RuleConfig
+from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP, VERDICT_ACTION_SHIFT
 from dpu_runtime.kernels.acl.rule import AclRule
-from dpu_runtime.plane.shared import SharedState
+from tests.functions import regions
 
 pytestmark = pytest.mark.one_mode("the control half: no kernel is called")
 PORTS = {"web": 3, "client": 9}
-ALLOW = {"ingress": "allow", "egress": "allow"}
+ALLOW = AclSettings()
 V4, V6 = ipaddress.ip_address("10.1.2.0"), ipaddress.ip_address("2001:db8::")
 
 
@@ -65,50 +67,61 @@ def test_every_key_has_a_case():
 
 @pytest.fixture
 def book():
-    return RuleBook(SharedState.create(2))
+    return regions.book(RuleBook, FUNCTION)
 
 
-def put(book, *names, stage="ingress"):
-    book.publish([config(name=name, stage=stage) for name in names], ALLOW, PORTS, 2)
+def put(book, *names, stage="ingress", settings=ALLOW):
+    items = {"rule": [config(name=name, stage=stage) for name in names]}
+    book.publish(items, settings, {"port": PORTS})
 
 
 def hit(book, name, packets, worker=0):
     """What a worker does when packets match."""
-    book.shared.of("acl").hits[worker, book.slots[name]] += np.array([packets, packets * 100], np.uint64)
+    book.tables.hits[worker, hits(book)[name]] += np.array([packets, packets * 100], np.uint64)
+
+
+def hits(book):
+    return book.numbers()["rule"]
+
+
+def counted(book):
+    return book.counters()["rule"]
 
 
 def test_rule_keeps_its_counter_whatever_comes_and_goes(book):
     put(book, "a", "b", "c")
-    slots = dict(book.slots)
-    assert min(slots.values()) == FIRST_SLOT
+    before = hits(book)
+    assert min(before.values()) == FIRST_HIT
     hit(book, "b", 5)
     hit(book, "b", 2, worker=1)
     put(book, "x", "c", "b", "y")
-    assert (book.slots["b"], book.slots["c"]) == (slots["b"], slots["c"])
-    assert len(set(book.slots.values())) == 4
-    assert book.hits(2)["b"] == (7, 700)
+    assert (hits(book)["b"], hits(book)["c"]) == (before["b"], before["c"])
+    assert len(set(hits(book).values())) == 4
+    assert counted(book)["b"] == (7, 700)
     put(book, "b", stage="egress")
-    assert book.hits(2)["b"] == (7, 700)
+    assert counted(book) == {"b": (7, 700)}
 
 
-def test_new_rule_in_an_old_slot_begins_at_zero(book):
+def test_new_rule_with_an_old_counter_begins_at_zero(book):
     put(book, "a")
     hit(book, "a", 5)
-    slot = book.slots["a"]
+    before = hits(book)["a"]
     put(book)
     put(book, "b")
-    assert book.slots["b"] == slot
-    assert book.hits(2)["b"] == (0, 0)
+    assert hits(book)["b"] == before
+    assert counted(book)["b"] == (0, 0)
     hit(book, "b", 3)
-    assert book.hits(2)["b"] == (3, 300)
+    assert counted(book)["b"] == (3, 300)
     put(book, "b", "c")
-    assert book.hits(2)["b"] == (3, 300)
+    assert counted(book)["b"] == (3, 300)
 
 
-def test_defaults_are_counted_under_their_own_names(book):
-    put(book)
-    book.shared.of("acl").hits[1, DEFAULT_SLOTS["egress"], 0] = 4
-    assert book.hits(2) == {"default-ingress": (0, 0), "default-egress": (4, 0)}
+def test_defaults_have_counters_that_no_rule_gets(book):
+    put(book, "a", settings=AclSettings(default_ingress="drop"))
+    assert min(hits(book).values()) > max(DEFAULT_HITS.values())
+    verdicts = {hook: getattr(book.tables, f"{hook}_head")[1, 0]["default_verdict"] for hook in DEFAULT_HITS}
+    drop = 1 << VERDICT_ACTION_SHIFT
+    assert verdicts == {"ingress": drop | DEFAULT_HITS["ingress"], "egress": DEFAULT_HITS["egress"]}
 
 
 def test_many_rules_are_summed_as_few_are(book):
@@ -116,8 +129,7 @@ def test_many_rules_are_summed_as_few_are(book):
     put(book, *names)
     for n, name in enumerate(names):
         hit(book, name, n, worker=n % 2)
-    hits = book.hits(2)
-    assert [hits[name][0] for name in names] == list(range(100))
+    assert [counted(book)[name][0] for name in names] == list(range(100))
 
 
 def test_counters_survive_the_control_process(book):
@@ -127,16 +139,21 @@ def test_counters_survive_the_control_process(book):
     put(book, "b", "again")
     hit(book, "again", 2)
     notes = json.loads(json.dumps(book.notes()))
-    later = RuleBook(book.shared, **notes)
-    assert later.hits(2) == book.hits(2)
+    later = RuleBook(FUNCTION, book.tables, book.ports, 2, notes)
+    assert later.counters() == book.counters()
+    assert later.numbers() == book.numbers()
     put(later, "again", "b")
-    assert later.hits(2)["again"] == (2, 200)
+    assert counted(later)["again"] == (2, 200)
 
 
 def test_rules_that_do_not_fit_change_nothing(book, monkeypatch):
     put(book, "a")
-    tables = book.shared.of("acl")
-    before = book.notes(), int(tables.ingress_active[0]), int(tables.egress_active[0])
+
+    def state():
+        versions = int(book.tables.ingress_active[0]), int(book.tables.egress_active[0])
+        return json.dumps(book.notes()), versions
+
+    before = state()
 
     def full(*_):
         raise ValueError("more than 65536 rules")
@@ -144,4 +161,32 @@ def test_rules_that_do_not_fit_change_nothing(book, monkeypatch):
     monkeypatch.setattr("dpu_runtime.functions.acl.book.build_stage", full)
     with pytest.raises(ValueError, match="more than"):
         put(book, "a", "b")
-    assert (book.notes(), int(tables.ingress_active[0]), int(tables.egress_active[0])) == before
+    assert state() == before
+
+
+WEB, CLIENT = (NullPort(name=name, kind="null") for name in ("web", "client"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "settings", "on"),
+    [
+        ([], {}, ""),
+        ([], {"default_ingress": "drop"}, "web in, client in"),
+        ([], {"default_egress": "drop"}, "web out, client out"),
+        ([{}], {}, "web in, client in"),
+        ([{"in_port": "web"}], {}, "web in"),
+        ([{"in_port": "web"}, {"in_port": "client"}], {}, "web in, client in"),
+        ([{"stage": "egress", "in_port": "web"}], {}, "web out, client out"),
+        ([{"stage": "egress", "in_port": "web", "out_port": "client"}], {}, "client out"),
+        ([{"in_port": "web"}, {"stage": "egress", "out_port": "web"}], {}, "web in, web out"),
+    ],
+)
+def test_a_stage_is_on_where_it_can_decide_anything(rules, settings, on):
+    is_on = active({"rule": [config(**rule) for rule in rules]}, AclSettings(**settings))
+    places = [
+        f"{port.name} {way}"
+        for port in (WEB, CLIENT)
+        for stage, way in (("acl_ingress", "in"), ("acl_egress", "out"))
+        if is_on(stage, port)
+    ]
+    assert sorted(places) == sorted(filter(None, on.split(", ")))
