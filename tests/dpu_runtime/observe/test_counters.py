@@ -8,7 +8,8 @@ from dpu_runtime.drivers.port import PortCounter
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.switch.mac_table import COUNTER_FLOODED, SWITCH_COUNTERS
 from dpu_runtime.observe.counters import drop_counters, read_stats, stage_counters
-from dpu_runtime.plane.shared import SharedState, Stage
+from dpu_runtime.plane.shared import SharedState
+from dpu_runtime.plane.words import FrameStage
 from dpu_runtime.registry import functions
 
 STAGES = ["rx", "parse", "verify", "switch_admit", "meter_rx", "acl_ingress", "switch", "acl_egress"]
@@ -21,9 +22,9 @@ def shared():
 
 
 def test_stages_are_in_the_order_of_the_pipeline(shared):
-    shared.kernel_counters[0, Stage.RX] = 5, 50
-    shared.kernel_counters[1, Stage.RX] = 1, 10
-    shared.kernel_counters[0, Stage.ACL_EGRESS] = 3, 30
+    shared.kernel_counters[0, FrameStage.RX] = 5, 50
+    shared.kernel_counters[1, FrameStage.RX] = 1, 10
+    shared.kernel_counters[0, FrameStage.ACL_EGRESS] = 3, 30
     counted = stage_counters(shared, 2)
     assert list(counted) == STAGES
     assert (counted["rx"], counted["acl_egress"], counted["tx"]) == ((6, 60), (3, 30), (0, 0))
