@@ -2,7 +2,7 @@
 
 A warm standby process, its machine code loaded, waits beside the active one. When the active one
 dies (a pidfd says so at once), the standby gets the shared memory and the port queues, and a new
-standby is started.
+standby is started. One that runs is replaced by `hand_over`.
 Not:  what the requests mean; `dpu_runtime/device/device.py` makes them.
 """
 
@@ -22,6 +22,7 @@ log = logging.getLogger("dpu.supervisor")
 
 READY_TIMEOUT_S = 900.0  # a first start compiles, on a busy machine too
 REQUEST_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 3.0  # from when it may end to when it is killed
 POLL_S = 0.01
 RETRY_S = 0.5  # between attempts to start a process that does not start
 REQUEST_ATTEMPTS = 2  # a request to a process that dies is made again to its successor
@@ -106,6 +107,11 @@ class Process:
             raise DataPlaneError(reply.get("error", "refused"))
         return reply, reply_fds
 
+    async def answered(self):
+        """Wait until what it was asked before is answered."""
+        async with self._lock:
+            pass
+
     async def exited(self):
         """Wait until the process is gone; at once when it was closed."""
         if self.pidfd < 0:
@@ -124,6 +130,20 @@ class Process:
             return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    async def end(self):
+        """Have a process end that is told to, or that nobody else can reach; wait for it and forget it."""
+        self.sock.close()  # a standby ends on this
+        try:
+            await asyncio.wait_for(self.exited(), END_TIMEOUT_S)
+        except TimeoutError:
+            log.error("data plane %d does not end; killed", self.pid)
+            self.kill()
+            await self.exited()
+        child = getattr(self, "child", None)
+        if child is not None:
+            await child.wait()
+        self.close()
 
     def close(self):
         """Forget the process."""
@@ -153,6 +173,7 @@ class Supervisor:
         self.adopted = False
         self.last_gap_ms = None
         self._present = asyncio.Event()  # `active` has everything and can be asked
+        self._exchange = asyncio.Lock()  # while `active` becomes another one
         self._keeper = None
         self._tasks = set()
         self._stopping = False
@@ -165,9 +186,9 @@ class Supervisor:
         log.info("data plane %d runs, machine code after %.2f s", self.active.pid, self.active.prepare_s)
         self._watch()
 
-    def adopt(self, process):
-        """Go on with a process that runs already."""
-        self.active = process
+    def adopt(self, process, standby=None):
+        """Go on with a process that runs already; `standby` may be a fresh one."""
+        self.active, self.standby = process, standby
         self.adopted = True
         self._present.set()
         log.info("adopted data plane %d", process.pid)
@@ -201,8 +222,11 @@ class Supervisor:
 
     async def _replace_when_gone(self, process):
         await process.exited()
-        if self._stopping or process is not self.active:
-            return
+        async with self._exchange:
+            if not self._stopping and process is self.active:
+                await self._replace(process)
+
+    async def _replace(self, process):
         began = time.monotonic()
         self._present.clear()
         log.error("data plane %d died", process.pid)
@@ -236,6 +260,60 @@ class Supervisor:
         self._present.set()
         return True
 
+    async def hand_over(self, old, prepare, finish):
+        """Have a fresh process go on in place of `old`, if that is the active one; returns the gap in ms.
+
+        prepare  coroutine function(process): what may be refused, while the old one forwards
+        finish   coroutine function(process): the rest, while nobody does
+        None when the old one died and has a successor all the same.
+        Raises what they raise, or DataPlaneError; then the old one goes on.
+        """
+        async with self._exchange:
+            gap_ms = await self._exchanged(old, prepare, finish) if self.active is old else None
+        if gap_ms is None:
+            await self._present.wait()
+            return None
+        with contextlib.suppress(DataPlaneError):
+            await old.request({"do": "stop"})
+        await old.end()
+        self._watch()
+        return gap_ms
+
+    async def _exchanged(self, old, prepare, finish):
+        fresh, self.standby = self.standby or await Process.spawn(), None
+        paused = False
+        try:
+            await prepare(fresh)
+            self._present.clear()
+            await old.answered()
+            began = time.monotonic()
+            await old.request({"do": "pause"})
+            paused = True
+            await finish(fresh)
+        except BaseException as error:
+            await self._take_back(old, fresh, paused)
+            if self._present.is_set() or not isinstance(error, Exception):
+                raise
+            return None
+        gap_ms = round((time.monotonic() - began) * 1e3, 1)
+        self.active = fresh
+        self._present.set()
+        return gap_ms
+
+    async def _take_back(self, old, fresh, paused):
+        """End a process that was not handed everything; the old one goes on."""
+        await fresh.end()
+        if self._present.is_set():
+            return  # it was not asked anything
+        try:
+            if not paused:
+                raise DataPlaneError("it was asked to pause and did not answer")
+            await old.request({"do": "resume"})
+            self._present.set()
+        except DataPlaneError as error:
+            log.error("data plane %d does not go on: %s", old.pid, error)
+            old.kill()  # what follows a death follows this
+
     async def request(self, message, fds=()):
         """Ask the active process; when it dies, the one that takes over from it."""
         for attempt in range(1, REQUEST_ATTEMPTS + 1):
@@ -266,18 +344,4 @@ class Supervisor:
         processes = [process for process in (self.active, self.standby) if process is not None]
         self.active = self.standby = None
         for process in processes:
-            await self._end(process)
-
-    @staticmethod
-    async def _end(process):
-        process.sock.close()  # a standby ends on this
-        try:
-            await asyncio.wait_for(process.exited(), 3)
-        except TimeoutError:
-            log.error("data plane %d does not end; killed", process.pid)
-            process.kill()
-            await process.exited()
-        child = getattr(process, "child", None)
-        if child is not None:
-            await child.wait()
-        process.close()
+            await process.end()
