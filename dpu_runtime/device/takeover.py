@@ -141,12 +141,13 @@ class Takeover:
         async with self.changing:
             self.upgrading = False
             try:
-                gap_ms = await self._supervisor.hand_over(self._ran, self._prepare, self._restore)
+                gap_ms = await self._supervisor.hand_over(self._ran, self._prepare, self._finish)
             except Exception as error:  # whatever it is, traffic goes on
                 self._leave_alone()
                 raise _not_adopted(self._ran, error) from error
             if gap_ms is not None:
                 log.warning("data plane %d made way within %.1f ms", self._ran.pid, gap_ms)
+                await perf_map.ask(self._supervisor.active, self.runtime.perf_map)
             self.shared.succession.forget_before()
             for slot in self._again:
                 if slot.plane:
@@ -180,21 +181,30 @@ class Takeover:
                 await process.request(add_message(slot.index, slot.driver), slot.driver.fds)
                 given.add(slot.index)
 
+    async def _finish(self, process):
+        """Give it the rest; the old one has paused."""
+        self._settle()
+        await self._give_ports(process, self._given.pop(process))
+
     async def _give_memory(self, process):
         await process.request({"do": "map", "cpus": self._cpus}, [self.shared.fd, *self._kicks])
+        await self.functions.programs.renew(process)
 
     # a data plane that no longer runs
 
     async def _restore(self, process):
         """Hand the shared memory and every port to a fresh data-plane process."""
+        self.functions.books.repair()
         self._settle()
-        given = self._given.pop(process, None)
-        if given is None:
-            await self._give_memory(process)
-        await process.request({"do": "own"})
-        await self.functions.programs.renew(process)
+        await self._give_memory(process)
+        await self._give_ports(process)
+        await perf_map.ask(process, self.runtime.perf_map)
+
+    async def _give_ports(self, process, given=()):
         # A port that is deleted meanwhile is deleted there once this is done; its queues are open until then.
-        slots = [slot for slot in self.ports.values() if not slot.lost and slot.index not in (given or ())]
+        slots = [slot for slot in self.ports.values() if not slot.lost and slot.index not in given]
+        if slots:
+            await process.request({"do": "own"})
         rings = [slot for slot in slots if slot.plane]
         for slot in rings:
             await process.request({"do": "add_ring_port", "index": slot.index})
@@ -211,16 +221,13 @@ class Takeover:
                 self._interfaces.look_at(slot.config.name)
         # Last: no packet is for a port that is not there yet.
         await process.request({"do": "start", "adopt_path": self._adopt_path})
-        await perf_map.ask(process, self.runtime.perf_map)
 
     def _settle(self):
-        """Bring the books of a data plane that runs no more to an end."""
+        """Close the books of a data plane that runs no more."""
         shared = self.shared
         if shared.succession is not None:
             shared.succession.settle(shared.drops)
-        lost = shared.book_lost_packets()
-        self.functions.books.repair()
-        if lost:
+        if lost := shared.book_lost_packets():
             log.warning("%d packets were in the hands of the dead data plane", lost)
         if self.upgrading:  # it died before the tables were set: no packet passes until they are
             for slot in self.ports.values():

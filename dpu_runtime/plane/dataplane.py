@@ -326,6 +326,8 @@ def main():
         plane.serve()
     finally:
         perf_map.remove(os.getpid())
+    sys.stderr.flush()
+    os._exit(0)  # to take compiled code apart would take the interpreter seconds
 
 
 if __name__ == "__main__":

@@ -43,12 +43,12 @@ class Ownership:
     def do_own(self, _message, _fds):
         """Be the one process whose workers run on the memory: rows of queues are its to write."""
         self._own()
-        for index in self.shared.devices["pairs"].nonzero()[0]:  # of a process before this one
-            self.shared.rings[index]["configured"] = 0
         return {"ok": True}, ()
 
     def do_start(self, message, _fds):
         """Start the workers and listen for adoption."""
+        if not self.owns:
+            self._own()
         self._listen(message["adopt_path"])
         self._start_workers()
         return {"ok": True}, ()
@@ -78,6 +78,8 @@ class Ownership:
         except BlockingIOError:
             raise OSError("another data plane runs on this memory") from None
         self.owns = True
+        for index in self.shared.devices["pairs"].nonzero()[0]:  # addresses of a process before this one
+            self.shared.rings[index]["configured"] = 0
 
     def _resume(self):
         """Make workers and rows of queues anew, from the descriptors there are, and go on."""

@@ -55,7 +55,12 @@ def dpu_command(*words):
 
 
 class LiveDaemon:
-    """A daemon whose socket, state and log are in `folder`; it can be killed and started again."""
+    """A daemon whose socket, state and log are in `folder`; it can be killed and started again.
+
+    root  the checkout that it runs of
+    """
+
+    root = ROOT
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -78,8 +83,8 @@ class LiveDaemon:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*wrap, *dpu_command("run", "-c", config)],
-                cwd=ROOT,
-                env=environment(**{MARK: str(self.folder)}),
+                cwd=self.root,
+                env=environment(**{MARK: str(self.folder), "PYTHONPATH": str(self.root)}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

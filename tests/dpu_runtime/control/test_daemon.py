@@ -17,6 +17,7 @@ from dpu_runtime.control.daemon import Daemon
 from dpu_runtime.control.durable import write_atomically
 from dpu_runtime.control.notify import sd_notify, watchdog_interval_s
 from dpu_runtime.control.state import StateDir
+from dpu_runtime.device.supervisor import NotAdoptedError
 from tests.dpu_runtime.control.memory_device import MemoryDevice
 from tests.live.daemons import ROOT, in_thread, start_process, wait_for
 
@@ -180,6 +181,33 @@ def test_unreadable_state_of_an_adopted_data_plane_stops_nothing(start, tmp_path
     assert code == 1
     assert "running.json: version 99, not 1" in errors
     assert (tmp_path / "state" / "running.json").exists()
+
+
+@pytest.mark.parametrize("refused", ["start", "rules", "take over"])
+def test_what_cannot_be_taken_over_goes_on_and_is_still_known(tmp_path, refused):
+    """A data plane of another version, say: this daemon ends and takes nothing down."""
+    config = parse_config(CONFIG)
+    paths = {"socket": f"{tmp_path}/dpu.sock", "state_dir": f"{tmp_path}/state"}
+    config = config.model_copy(update={"runtime": config.runtime.model_copy(update=paths)})
+    state = StateDir(tmp_path / "state")
+    state.lock()
+    state.save(config)
+    state.close()
+    device = MemoryDevice(adopted=True)
+    device.preset(config)
+    if refused == "start":
+        device.start = not_adopted
+    device.fail = {refused: 1}
+    daemon = Daemon(lambda _runtime: device, config)
+    with pytest.raises(NotAdoptedError, match="data plane 7 goes on" if refused == "start" else "busy"):
+        asyncio.run(daemon.run())
+    assert "stop" not in device.calls
+    assert set(device.ports) == {"web"}
+    assert state.load() == config
+
+
+async def not_adopted():
+    raise NotAdoptedError("data plane 7 goes on")
 
 
 class Manager:

@@ -22,7 +22,7 @@ def next_word():
 
 
 def main():
-    """Answer requests: `refuse`, `die`, `stop`, or anything else, which comes back."""
+    """Answer requests: `refuse`, `die`, `stop`; anything else comes back, with what came before it."""
     word = next_word()
     if word == "die":
         sys.exit(3)
@@ -30,6 +30,7 @@ def main():
         time.sleep(60)
     sock = socket.socket(fileno=int(sys.argv[-1]))
     channel.send(sock, {"ready": os.getpid(), "prepare_s": 0.0})
+    before = []
     while True:
         try:
             message, _ = channel.receive(sock)
@@ -40,7 +41,8 @@ def main():
         if message["do"] == "refuse":
             channel.send(sock, {"ok": False, "error": "not today"})
             continue
-        channel.send(sock, {"ok": True, "pid": os.getpid(), "asked": message})
+        channel.send(sock, {"ok": True, "pid": os.getpid(), "asked": message, "before": before})
+        before.append(message["do"])
         if message["do"] == "stop":
             return
 

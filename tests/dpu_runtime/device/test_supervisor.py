@@ -255,6 +255,132 @@ def test_stop_of_a_process_that_does_not_answer(plan, monkeypatch):
     scenario(work, standby=False)
 
 
+# handing over
+
+
+async def to_finish(process):
+    await process.request({"do": "finish"})
+
+
+async def to_prepare(process):
+    await process.request({"do": "map"})
+
+
+async def to_refuse(process):
+    await process.request({"do": "refuse"})
+
+
+async def history(supervisor):
+    """Process that answers a request, and what it was asked before."""
+    reply, _ = await supervisor.request({"do": "x"})
+    return reply["pid"], reply["before"]
+
+
+@pytest.mark.parametrize("standby", [True, False])
+def test_a_fresh_process_goes_on_in_place_of_one_that_runs(plan, standby):
+    async def work(supervisor, restored):
+        if standby:
+            await until(lambda: supervisor.standby)
+        old = supervisor.active
+        gap_ms = await supervisor.hand_over(old, to_prepare, to_finish)
+        assert 0 <= gap_ms < 1000
+        pid, asked = await history(supervisor)
+        assert pid == supervisor.active.pid != old.pid
+        assert asked == ["map", "finish"]
+        assert restored == [restored[0]], "that is for one that takes over from the dead"
+        assert gone(restored[0])
+        assert supervisor.restarts == 0
+        os.kill(pid, signal.SIGKILL)  # it is watched as the one before
+        await until(lambda: supervisor.restarts == 1)
+
+    scenario(work, standby)
+
+
+def test_requests_wait_while_it_is_handed_over(plan):
+    async def work(supervisor, _restored):
+        async def finish(process):
+            asked.append(asyncio.get_running_loop().create_task(supervisor.request({"do": "x"})))
+            await asyncio.sleep(0.2)
+            assert not asked[0].done()
+            await process.request({"do": "finish"})
+
+        asked = []
+        await supervisor.hand_over(supervisor.active, to_prepare, finish)
+        reply, _ = await asked[0]
+        assert (reply["pid"], reply["before"]) == (supervisor.active.pid, ["map", "finish"])
+
+    scenario(work, standby=False)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "finish", "asked"),
+    [
+        (to_refuse, to_finish, ["attach"]),
+        (to_prepare, to_refuse, ["attach", "pause", "resume"]),
+    ],
+)
+def test_a_hand_over_that_fails_leaves_the_old_one_going_on(plan, prepare, finish, asked):
+    async def work(supervisor, restored):
+        await until(lambda: supervisor.standby)
+        old, fresh = supervisor.active, supervisor.standby.pid
+        with pytest.raises(DataPlaneError, match="not today"):
+            await supervisor.hand_over(old, prepare, finish)
+        assert gone(fresh)
+        assert await history(supervisor) == (old.pid, asked)
+        assert restored == [old.pid]
+
+    scenario(work)
+
+
+def test_a_fresh_process_that_does_not_start(plan):
+    async def work(supervisor, _restored):
+        plan("die")
+        old = supervisor.active
+        with pytest.raises(DataPlaneError, match="did not start"):
+            await supervisor.hand_over(old, to_prepare, to_finish)
+        assert await history(supervisor) == (old.pid, ["attach"])
+
+    scenario(work, standby=False)
+
+
+def test_an_old_one_that_dies_while_it_hands_over(plan):
+    async def work(supervisor, restored):
+        async def finish(_process):
+            os.kill(old.pid, signal.SIGKILL)
+            raise KeyError("a port nobody knows")
+
+        old = supervisor.active
+        assert await supervisor.hand_over(old, to_prepare, finish) is None
+        assert supervisor.restarts == 1
+        assert restored == [old.pid, supervisor.active.pid]
+        assert (await history(supervisor))[1] == ["attach"]
+
+    scenario(work, standby=False)
+
+
+def test_an_old_one_that_died_before_it_was_to_hand_over(plan):
+    async def work(supervisor, restored):
+        old = supervisor.active
+        os.kill(old.pid, signal.SIGKILL)
+        assert await supervisor.hand_over(old, to_prepare, to_finish) is None
+        await until(lambda: supervisor.restarts == 1)
+        assert await supervisor.hand_over(old, to_prepare, to_finish) is None
+        assert restored[-1] == supervisor.active.pid
+
+    scenario(work, standby=False)
+
+
+def test_an_old_one_that_does_not_pause_is_replaced_like_one_that_died(plan):
+    async def work(supervisor, restored):
+        old = supervisor.active
+        old.sock.settimeout(0.2)
+        os.kill(old.pid, signal.SIGSTOP)
+        assert await supervisor.hand_over(old, to_prepare, to_finish) is None
+        assert restored == [old.pid, supervisor.active.pid]
+
+    scenario(work, standby=False)
+
+
 def test_start_that_fails_says_the_exit_code(plan):
     plan("die")
 
