@@ -12,7 +12,7 @@ from dpu_runtime.drivers.port import Kind
 from dpu_runtime.function import HOOKS
 from dpu_runtime.kernels import layout
 from dpu_runtime.kernels.acl.layout import ACL_LAYOUT, ACTION_ALLOW, Acl
-from dpu_runtime.kernels.acl.table import build_stage, inactive_slot, publish, write_stage
+from dpu_runtime.kernels.acl.table import build_stage, inactive_half, publish, write_stage
 from dpu_runtime.kernels.burst import make_burst
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.switch import mac_table
@@ -65,7 +65,7 @@ class InMemory:
         """Put AclRules in force at `hook`, "ingress" or "egress"."""
         arrays = self.shared.of("acl")
         acl = Acl(**{name: getattr(arrays, f"{hook}_{name}") for name in ACL_LAYOUT})
-        write_stage(inactive_slot(acl), build_stage(rules, default))
+        write_stage(inactive_half(acl), build_stage(rules, default))
         publish(acl)
         if rules or default != ACTION_ALLOW:
             self.switch_on(f"acl_{hook}")

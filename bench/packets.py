@@ -103,7 +103,7 @@ def rule_set(count):
     rng = random.Random(count)
     rules = []
     for i in range(count):
-        rule = AclRule(priority=count - i, action=ACTION_ALLOW, hit_slot=8 + i, ip_version=4)
+        rule = AclRule(priority=count - i, action=ACTION_ALLOW, hit=8 + i, ip_version=4)
         length = rng.choice((16, 20, 24, 24, 28, 32, 32))
         rule.src = 0x0A000000 | rng.getrandbits(24)
         rule.src_mask = (1 << 32) - (1 << (32 - length))

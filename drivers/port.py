@@ -13,7 +13,7 @@ from dpu_runtime.kernels import layout
 
 
 class Kind(enum.IntEnum):
-    """Port kinds; the number is `ports[i]["kind"]`, 0 is an empty slot."""
+    """Port kinds; the number is `ports[i]["kind"]`, 0: no port."""
 
     NONE = 0
     TAP = 1

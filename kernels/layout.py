@@ -131,7 +131,7 @@ PORT_DTYPE = np.dtype(
         ("mac", "u8"),  # the attached side's MAC, for the spoof check; 0: unknown
         ("flags", "u4"),  # PORT_*
         ("mtu", "u4"),  # octets of layer 3
-        ("generation", "u4"),  # grows when the slot gets a new port; ages out learned MACs
+        ("generation", "u4"),  # grows when the index gets a new port; ages out learned MACs
         ("vlan", "u2"),  # VLAN of untagged frames, 0: none
         ("kind", "u1"),  # drivers' KIND_*, 0: no port here
         ("pad", "u1"),

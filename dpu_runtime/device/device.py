@@ -16,7 +16,7 @@ from pathlib import Path
 from dpu_runtime.config.errors import DataPlaneError
 from dpu_runtime.device.functions import Functions
 from dpu_runtime.device.interface_watch import InterfaceWatch
-from dpu_runtime.device.live_port import Slot, has_rings, make_driver, makes_interface, uses_interface
+from dpu_runtime.device.live_port import LivePort, has_rings, make_driver, makes_interface, uses_interface
 from dpu_runtime.device.port_info import port_info
 from dpu_runtime.device.port_queues import PortQueues, add_message
 from dpu_runtime.device.port_rows import PortRows
@@ -62,7 +62,7 @@ class DpuDevice(Takeover):
         self.runtime = runtime
         self.shared = None
         self._rows = None  # of `shared`
-        self.ports = {}  # name -> Slot
+        self.ports = {}  # name -> LivePort
         self.changing = asyncio.Lock()
         self._cpus = list(runtime.workers)
         self._umem = Umem(runtime.xdp_frames, len(self._cpus))
@@ -105,13 +105,13 @@ class DpuDevice(Takeover):
         await self._interfaces.stop()
         if self._watcher is not None:
             self._watcher.cancel()
-        for slot in self.ports.values():
-            if slot.plane:
-                await slot.driver.stop()
+        for live in self.ports.values():
+            if live.plane:
+                await live.driver.stop()
         await self._supervisor.stop()
         perf_map.remove_stale()
-        for slot in self.ports.values():
-            slot.driver.close()
+        for live in self.ports.values():
+            live.driver.close()
         self.ports.clear()
         for fd in self._kicks:
             os.close(fd)
@@ -129,8 +129,8 @@ class DpuDevice(Takeover):
         self._note(ports={name: self._port_note(name)})
 
     def _port_note(self, name):
-        slot = self.ports.get(name)
-        return slot and (slot.index, slot.config.model_dump_json(exclude_defaults=True), slot.base)
+        live = self.ports.get(name)
+        return live and (live.index, live.config.model_dump_json(exclude_defaults=True), live.base)
 
     # ports
 
@@ -152,7 +152,7 @@ class DpuDevice(Takeover):
             await self.functions.programs.port(index, port)
             plane = self._make_plane(port.name, index, port, driver)
             await self._supervisor.request(add_message(index, driver), driver.fds)
-            self.ports[port.name] = Slot(index, port, driver, base, plane)
+            self.ports[port.name] = LivePort(index, port, driver, base, plane)
             if plane:
                 await plane.apply(*driver.snapshot())
                 await self._supervisor.request({"do": "poll_rings", "index": index})
@@ -175,9 +175,9 @@ class DpuDevice(Takeover):
             return None
 
         def changed():
-            slot = self.ports.get(name)
-            if slot is not None and slot.driver is driver:
-                self._rows.rewrite(slot)
+            live = self.ports.get(name)
+            if live is not None and live.driver is driver:
+                self._rows.rewrite(live)
 
         return RingPlane(name, index, self.shared, self._supervisor.request, changed)
 
@@ -185,24 +185,24 @@ class DpuDevice(Takeover):
         """Hang up on guests that took their memory away; say which rings were stopped."""
         while True:
             await asyncio.sleep(WATCH_RINGS_S)
-            for slot in list(self.ports.values()):
-                if slot.plane:
-                    for ring in slot.plane.new_faults():
-                        slot.driver.signal_error(ring)
-                    if why := slot.plane.fatal():
-                        slot.driver.hang_up(why)
+            for live in list(self.ports.values()):
+                if live.plane:
+                    for ring in live.plane.new_faults():
+                        live.driver.signal_error(ring)
+                    if why := live.plane.fatal():
+                        live.driver.hang_up(why)
 
     @_alone
     async def del_port(self, name):
         """Take a port down; its learned addresses go with it."""
         self.close_port(name)
-        slot = self.ports[name]
-        if slot.plane:
-            await slot.driver.stop()
-        await self._supervisor.request({"do": "del_port", "index": slot.index})
+        live = self.ports[name]
+        if live.plane:
+            await live.driver.stop()
+        await self._supervisor.request({"do": "del_port", "index": live.index})
         del self.ports[name]  # until here it can be asked about
-        slot.driver.close()
-        await self._forget(slot.index)
+        live.driver.close()
+        await self._forget(live.index)
         self._note_port(name)
 
     async def _forget(self, index):
@@ -216,11 +216,11 @@ class DpuDevice(Takeover):
         changed = {key for key in type(new).model_fields if getattr(old, key) != getattr(new, key)}
         if not changed <= FRAME_IN_PLACE | self.functions.in_place:
             return False
-        slot = self.ports[old.name]
+        live = self.ports[old.name]
         await self._change_interface(new, old, changed)
         try:
-            tables, undo = (functools.partial(self._rewrite, slot, config) for config in (new, old))
-            await self.functions.programs.port(slot.index, new, tables, undo)
+            tables, undo = (functools.partial(self._rewrite, live, config) for config in (new, old))
+            await self.functions.programs.port(live.index, new, tables, undo)
         except BaseException:
             with contextlib.suppress(PortError):
                 await self._change_interface(old, new, changed)
@@ -235,8 +235,8 @@ class DpuDevice(Takeover):
         if hooks and makes_interface(new):
             await asyncio.to_thread(rewire, new, old, hooks)
 
-    async def _rewrite(self, slot, config):
-        self._rows.change(slot, config)
+    async def _rewrite(self, live, config):
+        self._rows.change(live, config)
 
     def lost_ports(self):
         """Names of the tap ports whose interface somebody else took away."""
@@ -244,20 +244,20 @@ class DpuDevice(Takeover):
         if not lost:
             return []
         return [
-            name for name, slot in self.ports.items() if slot.index in lost and makes_interface(slot.config)
+            name for name, live in self.ports.items() if live.index in lost and makes_interface(live.config)
         ]
 
     async def relocate_port(self, old, new):
         """Take `new` as the place of a tap port's interface. Raises PortError when it is elsewhere."""
-        slot = self.ports[old.name]
-        await asyncio.to_thread(slot.driver.relocate, new.netns, new.ifname)
+        live = self.ports[old.name]
+        await asyncio.to_thread(live.driver.relocate, new.netns, new.ifname)
         await asyncio.to_thread(rewire, new, None, self.functions.hooks())  # Linux drops what was done there
-        slot.config = new
-        self._rows.known(slot)
+        live.config = new
+        self._rows.known(live)
         self._note_port(old.name)
 
     def _free_index(self, name):
-        taken = {slot.index for slot in self.ports.values()}
+        taken = {live.index for live in self.ports.values()}
         for index in range(layout.PORTS_MAX):
             if index not in taken:
                 return index
@@ -273,7 +273,7 @@ class DpuDevice(Takeover):
 
     async def set_section(self, name, items, settings):
         """Replace all items and the settings of a function at once; workers take them at their next burst."""
-        ports = {port: slot.index for port, slot in self.ports.items()}
+        ports = {port: live.index for port, live in self.ports.items()}
         notes = await self.functions.set_section(name, items, settings, ports, self._pass_epoch)
         self._note(functions=notes)
 
@@ -285,7 +285,7 @@ class DpuDevice(Takeover):
 
     def port_configs(self):
         """Configurations of the ports there are."""
-        return [slot.config for slot in self.ports.values()]
+        return [live.config for live in self.ports.values()]
 
     def port_info(self, name):
         """What a port got, and why not more."""

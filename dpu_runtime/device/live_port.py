@@ -11,7 +11,7 @@ from dpu_runtime.drivers.vhost_user import QUEUE_PAIRS_MAX
 from dpu_runtime.drivers.vhost_user.port import VhostUserPort
 
 
-class Slot:
+class LivePort:
     """A port that runs: its index in every table, its configuration, its driver.
 
     base   what the index's counters said when the port came: an earlier port's packets

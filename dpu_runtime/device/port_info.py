@@ -3,33 +3,33 @@
 import os
 
 
-def port_info(slot, shared):
+def port_info(live, shared):
     """State, offloads, queues and notes of a port, and what its rings' driver negotiated."""
-    got = slot.driver.capabilities
-    state = slot.state
-    error = int(shared.port_errors[slot.index])
+    got = live.driver.capabilities
+    state = live.state
+    error = int(shared.port_errors[live.index])
     if error and state == "up":
         state = f"lost: {os.strerror(error)}"
-    if slot.plane and not shared.devices[slot.index]["connected"]:
+    if live.plane and not shared.devices[live.index]["connected"]:
         state = "not connected"
     offloads = {key: getattr(got, key) for key in ("tx_csum", "tso4", "tso6", "ecn", "uso", "gro")}
     return {
-        "index": slot.index,
+        "index": live.index,
         "state": state,
         "queues": got.queues,
         "offloads": offloads,
         "copy": got.copy,
-        "notes": [*got.notes, *slot.notes],
-        **({"vhost_user": _ring_info(slot, shared)} if slot.plane else {}),
+        "notes": [*got.notes, *live.notes],
+        **({"vhost_user": _ring_info(live, shared)} if live.plane else {}),
     }
 
 
-def _ring_info(slot, shared):
-    info = slot.driver.info()
-    rows = shared.rings[slot.index]
+def _ring_info(live, shared):
+    info = live.driver.info()
+    rows = shared.rings[live.index]
     counted = ("kicks", "calls", "bad_chains", "dropped")
     info["rings"] = {
         number: {key: int(rows[number][key]) for key in counted} for number in info["rings_live"]
     }
-    info["faults"] = slot.plane.faults()
+    info["faults"] = live.plane.faults()
     return info

@@ -23,65 +23,65 @@ def add_message(index, driver):
 
 
 class PortQueues:
-    """The queues of `slots`, {name: Slot}.
+    """The queues of `live_ports`, {name: LivePort}.
 
     request  coroutine function (message, fds) of the supervisor
     rows     dpu_runtime/device/port_rows.py, once there is shared memory
     """
 
-    def __init__(self, slots, request):
-        self._slots = slots
+    def __init__(self, live_ports, request):
+        self._live_ports = live_ports
         self._request = request
         self.rows = None
 
-    async def take_out(self, slot):
+    async def take_out(self, live):
         """Take a port out of the data plane; what it learned goes; its index, counters and rules stay."""
-        self._lose(slot)
+        self._lose(live)
         try:
-            await self._request({"do": "del_port", "index": slot.index})
+            await self._request({"do": "del_port", "index": live.index})
         finally:
-            slot.driver.close()
-        self.rows.shared.ports[slot.index]["generation"] += 1
+            live.driver.close()
+        self.rows.shared.ports[live.index]["generation"] += 1
 
-    async def bring_back(self, slot):
+    async def bring_back(self, live):
         """Open a port anew that was taken out. Raises PortError or DataPlaneError, and it stays out."""
-        await asyncio.to_thread(slot.driver.open)
+        await asyncio.to_thread(live.driver.open)
         try:
-            if slot.config.mtu and slot.driver.link.mtu != slot.config.mtu:
-                await asyncio.to_thread(change_mtu, slot.config)
-            self.rows.shared.port_errors[slot.index] = 0
-            self.rows.rewrite(slot)
-            await self._request(add_message(slot.index, slot.driver), slot.driver.fds)
+            if live.config.mtu and live.driver.link.mtu != live.config.mtu:
+                await asyncio.to_thread(change_mtu, live.config)
+            self.rows.shared.port_errors[live.index] = 0
+            self.rows.rewrite(live)
+            await self._request(add_message(live.index, live.driver), live.driver.fds)
         except BaseException:
-            slot.driver.close()
+            live.driver.close()
             raise
-        slot.lost = False
-        self.rows.list(self._slots)
+        live.lost = False
+        self.rows.list(self._live_ports)
 
-    async def renew(self, slot):
+    async def renew(self, live):
         """Make what a fresh data plane cannot take over anew; a port whose interface just went is lost."""
-        if not isinstance(slot.driver, InterfaceDriver):
+        if not isinstance(live.driver, InterfaceDriver):
             return
         try:
-            await asyncio.to_thread(slot.driver.renew)
+            await asyncio.to_thread(live.driver.renew)
         except PortError as error:
             log.warning("%s", error)
-            slot.driver.close()
-            self._lose(slot)
+            live.driver.close()
+            self._lose(live)
 
-    async def restore(self, process, slot):
+    async def restore(self, process, live):
         """Hand a port's queues to a fresh data plane; one whose interface just went is lost, no obstacle."""
         try:
-            await process.request(add_message(slot.index, slot.driver), slot.driver.fds)
+            await process.request(add_message(live.index, live.driver), live.driver.fds)
         except DataPlaneGoneError:
             raise
         except DataPlaneError as error:
-            if not uses_interface(slot.config):
+            if not uses_interface(live.config):
                 raise
-            log.warning("port %s: %s", slot.config.name, error)
-            slot.driver.close()
-            self._lose(slot)
+            log.warning("port %s: %s", live.config.name, error)
+            live.driver.close()
+            self._lose(live)
 
-    def _lose(self, slot):
-        slot.lost = True
-        self.rows.list(self._slots)
+    def _lose(self, live):
+        live.lost = True
+        self.rows.list(self._live_ports)

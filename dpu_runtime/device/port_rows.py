@@ -15,7 +15,7 @@ NOT_UP = np.uint32(~layout.PORT_UP & 0xFFFFFFFF)
 
 
 class PortRows:
-    """The rows of all ports; `slots` are always {name: Slot}, dpu_runtime/device/live_port.py.
+    """The rows of all ports; `live_ports` are always {name: LivePort}, dpu_runtime/device/live_port.py.
 
     books  dpu_runtime/device/books.py
     """
@@ -40,25 +40,25 @@ class PortRows:
         for word in ("mac", "mtu", "vlan", "kind", "flags"):  # flags last: they say what the others are for
             row[word] = made[word]
 
-    def known(self, slot):
+    def known(self, live):
         """Tell books of a port whose row is there."""
-        self._books.port(slot.index, slot.config, self.shared.ports[slot.index].copy())
+        self._books.port(live.index, live.config, self.shared.ports[live.index].copy())
 
-    def change(self, slot, config):
+    def change(self, live, config):
         """Give a port another configuration. Raises PortError, nothing changed."""
-        before, slot.config = slot.config, config
+        before, live.config = live.config, config
         try:
-            self.rewrite(slot)
+            self.rewrite(live)
         except PortError:
-            slot.config = before
+            live.config = before
             raise
         if uses_interface(config):
-            slot.driver.config = config
+            live.driver.config = config
 
-    def rewrite(self, slot):
+    def rewrite(self, live):
         """Write the row of a port that changed; packets pass or do not as before."""
-        up = int(self.shared.ports[slot.index]["flags"]) & layout.PORT_UP
-        self.write(slot.index, slot.config, slot.driver, up)
+        up = int(self.shared.ports[live.index]["flags"]) & layout.PORT_UP
+        self.write(live.index, live.config, live.driver, up)
 
     def clear(self, index):
         """Free a row; what was learned of its port is not believed any more."""
@@ -68,32 +68,32 @@ class PortRows:
         row["kind"] = row["flags"] = 0
         row["generation"] += 1
 
-    def open(self, slots):
+    def open(self, live_ports):
         """Let packets through to all ports."""
-        closed = [slot for slot in slots.values() if not slot.open]
-        for slot in closed:
-            slot.open = True
+        closed = [live for live in live_ports.values() if not live.open]
+        for live in closed:
+            live.open = True
         if closed:
-            self.list(slots)
+            self.list(live_ports)
 
-    def close(self, slots, name):
+    def close(self, live_ports, name):
         """Let no packet through to a port any more."""
-        if slots[name].open:
-            slots[name].open = False
-            self.list(slots)
+        if live_ports[name].open:
+            live_ports[name].open = False
+            self.list(live_ports)
 
-    def list(self, slots):
+    def list(self, live_ports):
         """Say which ports are up, for floods too; cross-connect those that ask for it while both are."""
-        up = {slot.index for slot in slots.values() if slot.open and not slot.lost}
+        up = {live.index for live in live_ports.values() if live.open and not live.lost}
         flags = self.shared.ports["flags"]
         flags[sorted(up)] |= np.uint32(layout.PORT_UP)
-        flags[[slot.index for slot in slots.values() if slot.index not in up]] &= NOT_UP
-        for slot in slots.values():
-            if not slot.plane:
+        flags[[live.index for live in live_ports.values() if live.index not in up]] &= NOT_UP
+        for live in live_ports.values():
+            if not live.plane:
                 continue  # only ports with rings can be connected
-            other = slots.get(slot.config.xconnect)
-            both = other is not None and slot.index in up and other.index in up
-            self.shared.devices[slot.index]["xconnect"] = other.index + 1 if both else 0
+            other = live_ports.get(live.config.xconnect)
+            both = other is not None and live.index in up and other.index in up
+            self.shared.devices[live.index]["xconnect"] = other.index + 1 if both else 0
         active_ports = self.shared.active_ports  # who reads meanwhile may miss one, or find it twice
         active_ports[1 : 1 + len(up)] = sorted(up)
         active_ports[0] = len(up)

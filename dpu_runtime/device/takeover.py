@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError, NotAdoptedError
 from dpu_runtime.config.models import AnyPort
-from dpu_runtime.device.live_port import Slot, has_rings, make_driver, uses_interface
+from dpu_runtime.device.live_port import LivePort, has_rings, make_driver, uses_interface
 from dpu_runtime.device.port_queues import add_message
 from dpu_runtime.device.supervisor import Process
 from dpu_runtime.drivers.port import Kind, PortError
@@ -42,7 +42,7 @@ class Takeover:
     def __init__(self):
         self.upgrading = False
         self._ran = None  # the Process that was adopted
-        self._again = []  # Slots of a kind whose region does not fit
+        self._again = []  # LivePorts of a kind whose region does not fit
         self._given = {}  # Process -> indices of the ports that it got before the old one paused
 
     # a data plane that runs
@@ -68,8 +68,8 @@ class Takeover:
             await self._adopt_ports(process, notes)
         except DataPlaneGoneError as error:
             log.error("%s; all is made anew", error)
-            for slot in self.ports.values():
-                slot.driver.close()
+            for live in self.ports.values():
+                live.driver.close()
             self.ports.clear()
             self.upgrading = False
             if fresh is not None:
@@ -81,9 +81,9 @@ class Takeover:
         self._ran = process
         self._supervisor.adopt(process, fresh)
         await perf_map.ask(process, self.runtime.perf_map)
-        for slot in self.ports.values():
-            if slot.plane and not slot.lost:
-                await slot.driver.start(slot.plane)
+        for live in self.ports.values():
+            if live.plane and not live.lost:
+                await live.driver.start(live.plane)
         return True
 
     def _leave_alone(self):
@@ -105,32 +105,32 @@ class Takeover:
         for name, (index, config, base) in notes.get("ports", {}).items():
             port = _any_port.validate_json(config)
             driver = make_driver(port, len(self._cpus), self._umem)
-            slot = Slot(index, port, driver, base, self._make_plane(name, index, port, driver))
-            slot.open = bool(int(self.shared.ports[index]["flags"]) & layout.PORT_UP)
-            slot.lost = uses_interface(port) and index not in hello["ports"]
+            live = LivePort(index, port, driver, base, self._make_plane(name, index, port, driver))
+            live.open = bool(int(self.shared.ports[index]["flags"]) & layout.PORT_UP)
+            live.lost = uses_interface(port) and index not in hello["ports"]
             if port.kind in self.shared.succession.made:
-                slot.lost = True
-                self._again.append(slot)
-            if not slot.lost:
-                await self._adopt_port(process, slot)
-            self.ports[name] = slot
-            self._rows.known(slot)
+                live.lost = True
+                self._again.append(live)
+            if not live.lost:
+                await self._adopt_port(process, live)
+            self.ports[name] = live
+            self._rows.known(live)
             self._interfaces.look_at(name)
         if not self.upgrading:
             self._rows.list(self.ports)  # whoever wrote it last may not have ended
         self.functions.programs.adopted(
-            {slot.index: slot.config for slot in self.ports.values()}, to_come=self.upgrading
+            {live.index: live.config for live in self.ports.values()}, to_come=self.upgrading
         )
         self._started = notes.get("daemon", {}).get("started", self._started)
 
-    async def _adopt_port(self, process, slot):
-        reply, fds = await process.request({"do": "get_port", "index": slot.index})
-        if has_rings(slot.config):
-            slot.driver.adopt(reply["snapshot"], fds)
+    async def _adopt_port(self, process, live):
+        reply, fds = await process.request({"do": "get_port", "index": live.index})
+        if has_rings(live.config):
+            live.driver.adopt(reply["snapshot"], fds)
         else:
-            slot.driver.adopt(fds, reply["layout"])
+            live.driver.adopt(fds, reply["layout"])
         if self.upgrading:
-            self._rows.rewrite(slot)  # into regions that are new
+            self._rows.rewrite(live)  # into regions that are new
 
     # an upgrade
 
@@ -149,37 +149,37 @@ class Takeover:
                 log.warning("data plane %d made way within %.1f ms", self._ran.pid, gap_ms)
                 await perf_map.ask(self._supervisor.active, self.runtime.perf_map)
             self.shared.succession.forget_before()
-            for slot in self._again:
-                if slot.plane:
-                    await self._come_again(slot)
+            for live in self._again:
+                if live.plane:
+                    await self._come_again(live)
             self._rows.open(self.ports)
             self._rows.list(self.ports)
         self._interfaces.start()  # which brings the interfaces back
 
-    async def _come_again(self, slot):
+    async def _come_again(self, live):
         """Make a port with rings anew; its driver connects again."""
-        log.warning("port %s goes and comes again: its kind has another layout", slot.config.name)
+        log.warning("port %s goes and comes again: its kind has another layout", live.config.name)
         try:
-            await asyncio.to_thread(slot.driver.open)
+            await asyncio.to_thread(live.driver.open)
         except PortError as error:
             log.error("%s", error)
-            slot.state = f"lost: {error.text}"
+            live.state = f"lost: {error.text}"
             return
-        slot.lost = False
-        self._rows.rewrite(slot)
-        await self._supervisor.request(add_message(slot.index, slot.driver), slot.driver.fds)
-        await slot.plane.apply(*slot.driver.snapshot())
-        await self._supervisor.request({"do": "poll_rings", "index": slot.index})
-        await slot.driver.start(slot.plane)
+        live.lost = False
+        self._rows.rewrite(live)
+        await self._supervisor.request(add_message(live.index, live.driver), live.driver.fds)
+        await live.plane.apply(*live.driver.snapshot())
+        await self._supervisor.request({"do": "poll_rings", "index": live.index})
+        await live.driver.start(live.plane)
 
     async def _prepare(self, process):
         """Give a fresh process all that it can have while another one forwards."""
         await self._give_memory(process)
         given = self._given[process] = set()
-        for slot in self.ports.values():
-            if slot.driver.kind in AT_REST and not slot.lost:
-                await process.request(add_message(slot.index, slot.driver), slot.driver.fds)
-                given.add(slot.index)
+        for live in self.ports.values():
+            if live.driver.kind in AT_REST and not live.lost:
+                await process.request(add_message(live.index, live.driver), live.driver.fds)
+                given.add(live.index)
 
     async def _finish(self, process):
         """Give it the rest; the old one has paused."""
@@ -202,23 +202,23 @@ class Takeover:
 
     async def _give_ports(self, process, given=()):
         # A port that is deleted meanwhile is deleted there once this is done; its queues are open until then.
-        slots = [slot for slot in self.ports.values() if not slot.lost and slot.index not in given]
-        if slots:
+        live_ports = [live for live in self.ports.values() if not live.lost and live.index not in given]
+        if live_ports:
             await process.request({"do": "own"})
-        rings = [slot for slot in slots if slot.plane]
-        for slot in rings:
-            await process.request({"do": "add_ring_port", "index": slot.index})
-            snapshot, fds = slot.driver.snapshot()
-            await process.request({"do": "set_rings", "index": slot.index, "snapshot": snapshot}, fds)
-            await process.request({"do": "poll_rings", "index": slot.index})
-        queues = [slot for slot in slots if not slot.plane]
-        for slot in queues:  # all of them before the first is handed over: they may share memory
-            await self._queues.renew(slot)
-        for slot in queues:
-            if not slot.lost:
-                await self._queues.restore(process, slot)
-            if slot.lost:
-                self._interfaces.look_at(slot.config.name)
+        rings = [live for live in live_ports if live.plane]
+        for live in rings:
+            await process.request({"do": "add_ring_port", "index": live.index})
+            snapshot, fds = live.driver.snapshot()
+            await process.request({"do": "set_rings", "index": live.index, "snapshot": snapshot}, fds)
+            await process.request({"do": "poll_rings", "index": live.index})
+        queues = [live for live in live_ports if not live.plane]
+        for live in queues:  # all of them before the first is handed over: they may share memory
+            await self._queues.renew(live)
+        for live in queues:
+            if not live.lost:
+                await self._queues.restore(process, live)
+            if live.lost:
+                self._interfaces.look_at(live.config.name)
         # Last: no packet is for a port that is not there yet.
         await process.request({"do": "start", "adopt_path": self._adopt_path})
 
@@ -230,8 +230,8 @@ class Takeover:
         if lost := shared.book_lost_packets():
             log.warning("%d packets were in the hands of the dead data plane", lost)
         if self.upgrading:  # it died before the tables were set: no packet passes until they are
-            for slot in self.ports.values():
-                slot.open = False
+            for live in self.ports.values():
+                live.open = False
         if self.upgrading or self._again:
             self._rows.list(self.ports)
 

@@ -16,18 +16,18 @@ from dpu_runtime.registry import functions, order
 FRONT, BACK = ("rx", "parse", "verify"), ("offload", "tx", "xconnect")  # stages of the frame
 
 
-def read_stats(shared, slots, cpus):
+def read_stats(shared, live_ports, cpus):
     """Return all counters.
 
-    slots   port name -> object with `index`, and `base`, which is what the counters began at
-    cpus    CPU numbers of the workers
+    live_ports  port name -> object with `index`, and `base`, which is what the counters began at
+    cpus        CPU numbers of the workers
     """
     workers = len(cpus)
     ports = shared.port_counters[:workers].sum(axis=0)
     return {
         "ports": {
-            name: {c.name.lower(): int(ports[slot.index, c]) - slot.base[c] for c in PortCounter}
-            for name, slot in slots.items()
+            name: {c.name.lower(): int(ports[live.index, c]) - live.base[c] for c in PortCounter}
+            for name, live in live_ports.items()
         },
         "drops": {name: packets for name, packets in drop_counters(shared, workers).items() if packets},
         "kernels": {

@@ -58,7 +58,7 @@ _0 = np.uint64(0)
 _1 = np.uint64(1)
 _NO_PACKET = np.uint64(1 << 32)
 _32_BITS = np.uint64(0xFFFFFFFF)
-_SLOT_MASK = np.uint32((1 << VERDICT_ACTION_SHIFT) - 1)
+_HIT_MASK = np.uint32((1 << VERDICT_ACTION_SHIFT) - 1)
 
 _RECORD_BYTES = np.uint64(META_DTYPE.itemsize)
 _FIELD_AT = {name: offset for name, (_, offset) in META_DTYPE.fields.items()}
@@ -116,12 +116,12 @@ def make_key(key, record, rec, out_port, used):
 
 
 @helper
-def decide(acl, slot, cache, rows):
+def decide(acl, half, cache, rows):
     """Fill batch_verdicts for the first `rows` keys of the batch."""
-    rule_count = acl.head[slot, 0]["rule_count"]
+    rule_count = acl.head[half, 0]["rule_count"]
     if rule_count < CACHE_RULES_MIN:
-        default = np.uint32(acl.head[slot, 0]["default_verdict"])
-        rules, extras, keys = acl.rows[slot], acl.extras[slot], cache.batch_keys
+        default = np.uint32(acl.head[half, 0]["default_verdict"])
+        rules, extras, keys = acl.rows[half], acl.extras[half], cache.batch_keys
         for row in range(rows):
             decision = search_run(rules, extras, keys, row, 0, np.int64(rule_count))
             found = decision != DECISION_NONE
@@ -129,7 +129,7 @@ def decide(acl, slot, cache, rows):
         return
     misses = cache_lookup(cache, rows)
     if misses != 0:
-        find_verdicts(acl, slot, cache, misses)
+        find_verdicts(acl, half, cache, misses)
         cache_insert(cache, misses)
 
 
@@ -142,9 +142,9 @@ def denies(verdict):
 @helper
 def count_hits(hits, verdict, packets, octets):
     """Add `packets` of `octets` together to the counter that `verdict` names."""
-    slot = np.int64(np.uint32(verdict) & _SLOT_MASK)
-    hits[slot, 0] += np.uint64(packets)
-    hits[slot, 1] += np.uint64(octets)
+    hit = np.int64(np.uint32(verdict) & _HIT_MASK)
+    hits[hit, 0] += np.uint64(packets)
+    hits[hit, 1] += np.uint64(octets)
 
 
 @helper
@@ -189,9 +189,9 @@ def judge(burst, state, port, count):
     """
     acl, cache, hits = state.tables, state.private, state.counters.hits
     version = load_acquire(acl.active, 0)
-    slot = np.int64(version & np.uint64(1))
+    half = np.int64(version & np.uint64(1))
     egress = burst.words[Word.HOOK] == EGRESS
-    head = acl.head[slot, 0]
+    head = acl.head[half, 0]
     if head["rule_count"] == 0:
         return _default(burst, state, count, np.uint32(head["default_verdict"]))
     cache_follow(cache, version)
@@ -201,8 +201,8 @@ def judge(burst, state, port, count):
     start = _0
     while start < np.uint64(count):
         end = min(np.uint64(count), start + np.uint64(BATCH_SIZE))
-        rows = make_rows(burst, start, end, port if egress else PORT_NONE, address_of(acl.used[slot]), cache)
-        decide(acl, slot, cache, rows)
+        rows = make_rows(burst, start, end, port if egress else PORT_NONE, address_of(acl.used[half]), cache)
+        decide(acl, half, cache, rows)
         if marked:
             mark_rules(burst, start, end, cache)
         row, packets, octets = _0, _0, _0
@@ -228,7 +228,7 @@ def mark_rules(burst, start, end, cache):
     """Note which rule decided on `packets[start:end]`: its hit counter, plus 1."""
     for k in range(start, end):
         verdict = np.uint32(cache.batch_verdicts[np.int64(cache.batch_rows[k - start])])
-        burst.marks[np.int64(burst.packets[k])]["rule"] = (verdict & _SLOT_MASK) + np.uint32(1)
+        burst.marks[np.int64(burst.packets[k])]["rule"] = (verdict & _HIT_MASK) + np.uint32(1)
 
 
 @helper

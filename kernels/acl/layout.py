@@ -22,8 +22,8 @@ rule of highest priority). `prune` and `prune_class` say, for one slice of the k
 match at all, one bit a table: their AND leaves few tables to look into. A field of `prune` that
 leaves out no table, whatever its value, is not asked.
 
-Every array but `active` has two slots. `active[0]` is the version in force and `version & 1` its
-slot, so the control process writes the other slot and then moves the version.
+Every array but `active` has two halves. `active[0]` is the version in force and `version & 1` its
+half, so the control process writes the other half and then moves the version.
 """
 
 from collections import namedtuple
@@ -47,9 +47,9 @@ ACTION_DROP = 1
 RULES_MAX = 65536  # a stage
 TABLES_MAX = 64  # one bit each in a uint64
 BUCKETS_MAX = 4 * RULES_MAX + 2 * TABLES_MAX  # a table of n rules has 2n..4n buckets, and at least 2
-HIT_SLOTS = 2 * RULES_MAX + 64  # both stages of a worker
+HITS_MAX = 2 * RULES_MAX + 64  # both stages of a worker
 
-# prune[slot, PRUNE_*, 16 bits of the key]: tables that can match
+# prune[half, PRUNE_*, 16 bits of the key]: tables that can match
 PRUNE_SRC, PRUNE_DST, PRUNE_SPORT, PRUNE_DPORT = range(4)
 PRUNE_FIELDS = 4
 PRUNE_ADDRESS_SHIFT = 16  # bits 16..31 of the low word for IPv4, of the high word otherwise
@@ -58,7 +58,7 @@ PRUNE_CLASSES = 1 << 12  # proto:8 | flags:4, as they lie in word L4
 # A rule's row: value words, then mask words; two cache lines. The ports' bits are all in the mask.
 ROW_WORDS = 2 * KEY_WORDS
 # Its extra words: spans of the port ranges, last less first, where word L4 has the ports; then
-# rank:32 | verdict:32. A verdict is action:1 | hit_slot:31.
+# rank:32 | verdict:32. A verdict is action:1 | hit:31.
 EXTRA_WORDS = 2
 EXTRA_SPANS, EXTRA_DECISION = range(EXTRA_WORDS)
 VERDICT_ACTION_SHIFT = 31

@@ -2,7 +2,7 @@
 
 Spec: kernels/acl/layout.py (keys, tables).
 In:   a key in the cache's batch, one slot of the stage.
-Out:  a verdict word: action:1 | hit_slot:31.
+Out:  a verdict word: action:1 | hit:31.
 Not:  a key is matched as it stands; kernels/acl/filter.py makes keys and acts on verdicts.
 """
 

@@ -19,7 +19,7 @@ from dpu_runtime.kernels.acl.layout import (
     DST_MAC,
     ETHERTYPE_SHIFT,
     FLAGS_SHIFT,
-    HIT_SLOTS,
+    HITS_MAX,
     IN_PORT_SHIFT,
     KEY_IP,
     KEY_IPV4,
@@ -53,7 +53,7 @@ class AclRule:
 
     priority: int
     action: int  # ACTION_ALLOW, ACTION_DROP
-    hit_slot: int  # its counter in hits[HIT_SLOTS], the same over rebuilds
+    hit: int  # its counter in hits[HITS_MAX], the same over rebuilds
     in_port: int | None = None
     out_port: int | None = None  # egress stage only; never matches in the ingress stage
     src_mac: int = 0  # 48 bits
@@ -83,7 +83,7 @@ class EncodedRules:
     masks: np.ndarray  # uint64[n, KEY_WORDS]; of a port range the bits common to both ends
     ports: np.ndarray  # int64[n, 4]: sport_lo, sport_hi, dport_lo, dport_hi; 0..65535 for any
     actions: np.ndarray  # int64[n]
-    hit_slots: np.ndarray  # int64[n]
+    hits: np.ndarray  # int64[n]
 
 
 _FIELD_NAMES = tuple(field.name for field in fields(AclRule))
@@ -180,15 +180,13 @@ def encode_rules(rules):
         columns = {name: () for name in _FIELD_NAMES}
     words = _Words(len(rules))
     actions = _integers(columns, "action", ACTION_ALLOW, ACTION_DROP)
-    hit_slots = _integers(columns, "hit_slot", 0, HIT_SLOTS - 1)
+    hits = _integers(columns, "hit", 0, HITS_MAX - 1)
     priorities = _integers(columns, "priority", -(2**62), 2**62)
     _put_layer2(words, columns)
     _put_layer3(words, columns)
     ports = _put_layer4(words, columns)
     order = np.argsort(-priorities, kind="stable")
-    return EncodedRules(
-        words.values[order], words.masks[order], ports[order], actions[order], hit_slots[order]
-    )
+    return EncodedRules(words.values[order], words.masks[order], ports[order], actions[order], hits[order])
 
 
 def _put_layer2(words, columns):

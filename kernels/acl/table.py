@@ -2,11 +2,11 @@
 
 Spec: kernels/acl/layout.py (arrays), kernels/acl/rule.py (AclRule).
 In:   rules of one stage, in configuration order; its default action.
-Out:  AclStage, then the inactive slot of the stage's arrays.
-Not:  waiting until no worker reads the old slot: the caller does that before it writes again.
+Out:  AclStage, then the inactive half of the stage's arrays.
+Not:  waiting until no worker reads the old half: the caller does that before it writes again.
 
-    stage = build_stage(rules, ACTION_ALLOW, default_hit_slot)
-    write_stage(inactive_slot(acl), stage)
+    stage = build_stage(rules, ACTION_ALLOW, default_hit)
+    write_stage(inactive_half(acl), stage)
     publish(acl)
 """
 
@@ -26,7 +26,7 @@ from dpu_runtime.kernels.acl.layout import (
     EXTRA_WORDS,
     FLAGS_SHIFT,
     HEAD_DTYPE,
-    HIT_SLOTS,
+    HITS_MAX,
     KEY_IPV4,
     KEY_WORDS,
     L4,
@@ -48,7 +48,7 @@ from dpu_runtime.kernels.acl.layout import (
 from dpu_runtime.kernels.acl.rule import AclRule, encode_rules
 from dpu_runtime.kernels.acl.tuples import choose_tables, hash_keys
 
-__all__ = ["AclRule", "AclStage", "build_stage", "inactive_slot", "publish", "write_stage"]
+__all__ = ["AclRule", "AclStage", "build_stage", "inactive_half", "publish", "write_stage"]
 
 _16_BITS = np.uint64(0xFFFF)
 _PORT_BITS = np.uint64(0xFFFF << SPORT_SHIFT | 0xFFFF << DPORT_SHIFT)
@@ -69,19 +69,19 @@ class AclStage:
     extras: np.ndarray
 
 
-def build_stage(rules, default_action, default_hit_slot=0):
+def build_stage(rules, default_action, default_hit=0):
     """Build the arrays of one stage.
 
     rules             list of AclRule; descending priority, the earlier of equals first
     default_action    ACTION_ALLOW or ACTION_DROP, for packets no rule matches
-    default_hit_slot  their counter in hits[HIT_SLOTS]
+    default_hit       their counter in hits[HITS_MAX]
 
     Raises ValueError when there are too many rules or a field is out of bounds.
     """
     if default_action not in (ACTION_ALLOW, ACTION_DROP):
         raise ValueError(f"default action {default_action!r} is not {ACTION_ALLOW} or {ACTION_DROP}")
-    if not 0 <= default_hit_slot < HIT_SLOTS:
-        raise ValueError(f"default hit slot {default_hit_slot!r} is not from 0 to {HIT_SLOTS - 1}")
+    if not 0 <= default_hit < HITS_MAX:
+        raise ValueError(f"default hit counter {default_hit!r} is not from 0 to {HITS_MAX - 1}")
     encoded = encode_rules(rules)
     ranks = _live_ranks(encoded)
     values, masks, ports = encoded.values[ranks], encoded.masks[ranks], encoded.ports[ranks]
@@ -91,10 +91,10 @@ def build_stage(rules, default_action, default_hit_slot=0):
 
     head = np.zeros(1, HEAD_DTYPE)
     head["rule_count"], head["table_count"] = len(ranks), len(table_masks)
-    head["default_verdict"] = default_action << VERDICT_ACTION_SHIFT | default_hit_slot
+    head["default_verdict"] = default_action << VERDICT_ACTION_SHIFT | default_hit
     prune, prune_class = _prune_index(values, masks, ports, table_of)
     head["prune_fields"] = _prunes(prune, len(table_masks)) @ (1 << np.arange(PRUNE_FIELDS))
-    verdicts = encoded.actions[ranks] << VERDICT_ACTION_SHIFT | encoded.hit_slots[ranks]
+    verdicts = encoded.actions[ranks] << VERDICT_ACTION_SHIFT | encoded.hits[ranks]
     extras = np.empty((len(ranks), EXTRA_WORDS), np.uint64)
     extras[:, EXTRA_SPANS] = _port_bits(ports[order, 1::2] - ports[order, ::2])
     extras[:, EXTRA_DECISION] = order.astype(np.uint64) << np.uint64(32) | verdicts[order].astype(np.uint64)
@@ -106,21 +106,21 @@ def build_stage(rules, default_action, default_hit_slot=0):
     )
 
 
-def inactive_slot(acl):
-    """Acl of views of the slot that no worker reads once all have passed the last publish()."""
-    slot = 1 - (int(acl.active[0]) & 1)
-    return Acl(acl.active, *(array[slot] for array in acl[1:]))
+def inactive_half(acl):
+    """Acl of views of the half that no worker reads once all have passed the last publish()."""
+    half = 1 - (int(acl.active[0]) & 1)
+    return Acl(acl.active, *(array[half] for array in acl[1:]))
 
 
-def write_stage(slot, stage):
-    """Copy `stage` into the views that inactive_slot() gave."""
+def write_stage(half, stage):
+    """Copy `stage` into the views that inactive_half() gave."""
     for name in AclStage.__slots__:
         source = getattr(stage, name)
-        getattr(slot, name)[tuple(slice(size) for size in source.shape)] = source
+        getattr(half, name)[tuple(slice(size) for size in source.shape)] = source
 
 
 def publish(acl):
-    """Put the inactive slot in force and return the new version; workers follow at their next burst.
+    """Put the inactive half in force and return the new version; workers follow at their next burst.
 
     One aligned 8-octet store behind the others: stores are not reordered on x86-64.
     """

@@ -17,7 +17,7 @@ from bench.in_memory import InMemory
 from bench.peers.memory import loops
 from bench.peers.memory.compared import Compared, Rate, rows_of
 from bench.peers.memory.library import library, made, pointer
-from dpu_runtime.kernels.acl.layout import HIT_SLOTS
+from dpu_runtime.kernels.acl.layout import HITS_MAX
 from dpu_runtime.kernels.layout import BATCH_SIZE, HEADROOM_BYTES, ROW_BYTES
 from dpu_runtime.kernels.switch.mac_table import MAC_ENTRIES
 
@@ -94,7 +94,7 @@ def _theirs(ffi, rules):
     """The rules as rte_acl takes them: struct acl_rule_in[]."""
     found = ffi.new("struct acl_rule_in[]", len(rules))
     for rule, out in zip(rules, found, strict=True):
-        out.priority, out.userdata = rule.priority, rule.hit_slot
+        out.priority, out.userdata = rule.priority, rule.hit
         out.src, out.src_bits = rule.src, _prefix_bits(rule.src_mask)
         out.dst, out.dst_bits = rule.dst, _prefix_bits(rule.dst_mask)
         out.sport_low, out.sport_high = rule.sport or (0, 0xFFFF)
@@ -113,7 +113,7 @@ def first_match(rules, record):
             and proto == rule.proto
             and rule.dport[0] <= dport <= rule.dport[1]
         ):
-            return rule.hit_slot
+            return rule.hit
     return 0
 
 
@@ -126,7 +126,7 @@ def _acl(count, label, stack, ms):
     headers, meta = rows_of(packets.make_pool(acl_frames()))
     loops.decode_and_parse(headers, meta, device.shared.drops[0])
     device.burst.meta[: len(meta)] = meta
-    rows, scratch = headers.copy(), np.zeros(HIT_SLOTS, np.uint64)
+    rows, scratch = headers.copy(), np.zeros(HITS_MAX, np.uint64)
     theirs = stack.enter_context(made("acl_new", "acl_free", _theirs(ffi, rules), count))
 
     def ours(rounds):
@@ -148,7 +148,7 @@ def _acl(count, label, stack, ms):
         by_dpdk(1)
         assert (hits[:, 0] == scratch).all()
         assert scratch.sum() == len(flows) and (scratch[0] < len(flows) or count < 1000)
-        expected, burst = np.zeros(HIT_SLOTS, np.uint64), meta.copy()
+        expected, burst = np.zeros(HITS_MAX, np.uint64), meta.copy()
         burst["src_lo"] = np.uint64(0xFFFF << 32) | flows[:BATCH_SIZE] >> np.uint64(16)
         burst["src_lo"] &= np.uint64(0xFFFFFFFF)
         burst["dst_lo"] &= np.uint64(0xFFFFFFFF)

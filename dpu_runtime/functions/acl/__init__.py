@@ -12,7 +12,7 @@ FUNCTION = Function(
     changing=("default_ingress", "default_egress"),
     tables=Tables(layout.ACL_LAYOUT, each=(INGRESS, EGRESS)),
     private=Private("dpu_runtime.kernels.acl.verdict_cache:new_verdict_cache", each=(INGRESS, EGRESS)),
-    counters={"hits": ("u8", (layout.HIT_SLOTS, 2))},
+    counters={"hits": ("u8", (layout.HITS_MAX, 2))},
     drops=("acl_ingress", "acl_egress"),
     stages=(
         Stage("acl_ingress", INGRESS, "dpu_runtime.kernels.acl.filter:judge"),

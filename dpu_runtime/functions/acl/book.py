@@ -8,8 +8,8 @@ import numpy as np
 
 from dpu_runtime.function import EGRESS, INGRESS
 from dpu_runtime.functions.book import Book
-from dpu_runtime.kernels.acl.layout import ACL_LAYOUT, ACTION_ALLOW, ACTION_DROP, HIT_SLOTS, Acl
-from dpu_runtime.kernels.acl.table import AclRule, build_stage, inactive_slot, publish, write_stage
+from dpu_runtime.kernels.acl.layout import ACL_LAYOUT, ACTION_ALLOW, ACTION_DROP, HITS_MAX, Acl
+from dpu_runtime.kernels.acl.table import AclRule, build_stage, inactive_half, publish, write_stage
 
 ACTIONS = {"allow": ACTION_ALLOW, "drop": ACTION_DROP}
 DEFAULT_HITS = {INGRESS: 0, EGRESS: 1}  # hit counters of the stages' defaults
@@ -29,7 +29,7 @@ def active(items, settings):
     return lambda stage, port: None in ports[stage] or port.name in ports[stage]
 
 
-def acl_rule(rule, hit_slot, port_index):
+def acl_rule(rule, hit, port_index):
     """The ACL's form of a RuleConfig; `port_index` maps port names to indices."""
     fields = {}
     for key in ("in_port", "out_port"):
@@ -52,7 +52,7 @@ def acl_rule(rule, hit_slot, port_index):
     return AclRule(
         priority=rule.priority,
         action=ACTIONS[rule.action],
-        hit_slot=hit_slot,
+        hit=hit,
         ethertype=rule.ethertype_number,
         proto=rule.proto_number,
         sport=rule.sport_range,
@@ -88,7 +88,7 @@ class RuleBook(Book):
             built[hook] = build_stage(own, ACTIONS[getattr(settings, f"default_{hook}")], default_hit)
         for hook, stage in built.items():
             acl = Acl(**{name: getattr(self.tables, f"{hook}_{name}") for name in ACL_LAYOUT})
-            write_stage(inactive_slot(acl), stage)
+            write_stage(inactive_half(acl), stage)
             publish(acl)
         self._hits, self._base = hits, base
 
@@ -98,7 +98,7 @@ class RuleBook(Book):
         hits = {name: self._hits[name] for name in names if name in self._hits}
         taken = set(hits.values())
         base = {hit: counted for hit, counted in self._base.items() if hit in taken}
-        free = (hit for hit in range(FIRST_HIT, HIT_SLOTS) if hit not in taken)
+        free = (hit for hit in range(FIRST_HIT, HITS_MAX) if hit not in taken)
         for name in names:
             if name not in hits:
                 hits[name] = next(free)

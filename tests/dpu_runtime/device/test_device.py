@@ -9,7 +9,7 @@ import pytest
 from dpu_runtime.config.errors import DataPlaneError
 from dpu_runtime.config.models import NullPort, RuntimeConfig, TapPort
 from dpu_runtime.device.device import DpuDevice
-from dpu_runtime.device.live_port import Slot
+from dpu_runtime.device.live_port import LivePort
 from dpu_runtime.drivers.port import Kind, PortError
 from dpu_runtime.functions.acl.config import AclSettings, RuleConfig
 from dpu_runtime.functions.switch.config import SwitchSettings
@@ -37,7 +37,7 @@ def device():
     made._map(SharedState.create(), {})
     for index in range(3):
         driver = SimpleNamespace(kind=Kind.TAP, layout={}, fds=[100 + index])
-        made.ports[f"p{index}"] = Slot(index, None, driver, [])
+        made.ports[f"p{index}"] = LivePort(index, None, driver, [])
     return made
 
 
@@ -190,7 +190,7 @@ def wired(made, monkeypatch):
     got = SimpleNamespace(flags=lambda: 0)
     driver = SimpleNamespace(kind=Kind.TAP, capabilities=got, relocate=lambda *_: None)
     port = TapPort(name="p", kind="tap", ifname="p")
-    made.ports["p"] = Slot(0, port, driver, [])
+    made.ports["p"] = LivePort(0, port, driver, [])
     made._rows.write(0, port, driver)
     made.done = done
     return made

@@ -12,7 +12,7 @@ import pytest
 
 from dpu_runtime.config.models import AfPacketPort
 from dpu_runtime.device.interface_watch import InterfaceWatch
-from dpu_runtime.device.live_port import Slot
+from dpu_runtime.device.live_port import LivePort
 from dpu_runtime.drivers.interface import InterfaceDriver
 from dpu_runtime.drivers.linux.link_events import namespace_now
 from dpu_runtime.drivers.linux.netns import run_in_netns
@@ -62,28 +62,28 @@ class Device:
         config = AfPacketPort(name=name, kind="af_packet", netns=netns, ifname=ifname, **keys)
         driver = Sockets(config, 1)
         driver.open()
-        slot = self.ports[name] = Slot(len(self.ports), config, driver, [])
-        self.rewrite(slot)
+        live = self.ports[name] = LivePort(len(self.ports), config, driver, [])
+        self.rewrite(live)
         self.watch.look_at(name)
-        return slot
+        return live
 
-    async def take_out(self, slot):
-        self.asked.append(("take_out", slot.config.name))
-        slot.lost = True
-        slot.driver.close()
+    async def take_out(self, live):
+        self.asked.append(("take_out", live.config.name))
+        live.lost = True
+        live.driver.close()
 
-    async def bring_back(self, slot):
-        self.asked.append(("bring_back", slot.config.name))
-        slot.driver.open()
-        self.shared.port_errors[slot.index] = 0
-        slot.lost = False
-        self.rewrite(slot)
+    async def bring_back(self, live):
+        self.asked.append(("bring_back", live.config.name))
+        live.driver.open()
+        self.shared.port_errors[live.index] = 0
+        live.lost = False
+        self.rewrite(live)
 
-    def rewrite(self, slot):
-        self.shared.ports[slot.index]["mtu"] = slot.config.mtu or slot.driver.link.mtu
+    def rewrite(self, live):
+        self.shared.ports[live.index]["mtu"] = live.config.mtu or live.driver.link.mtu
 
-    def mtu(self, slot):
-        return int(self.shared.ports[slot.index]["mtu"])
+    def mtu(self, live):
+        return int(self.shared.ports[live.index]["mtu"])
 
 
 async def until(condition, timeout_s=WAIT_S):
@@ -101,8 +101,8 @@ async def watching():
         yield device
     finally:
         await device.watch.stop()
-        for slot in device.ports.values():
-            slot.driver.close()
+        for live in device.ports.values():
+            live.driver.close()
 
 
 @pytest.fixture
@@ -125,17 +125,17 @@ def place(netns, run_in):
 def test_down_and_up(place):
     async def main():
         async with watching() as device:
-            slot = device.add("p", place.netns)
+            live = device.add("p", place.netns)
             place.ip("link", "set", "x", "down")
-            await until(lambda: slot.state == "down: interface 'x' is administratively down")
-            device.shared.port_errors[slot.index] = ENETDOWN  # as the data plane says meanwhile
+            await until(lambda: live.state == "down: interface 'x' is administratively down")
+            device.shared.port_errors[live.index] = ENETDOWN  # as the data plane says meanwhile
             await asyncio.sleep(0.6)
             assert device.asked == []
             place.ip("link", "set", "x", "up")
-            await until(lambda: slot.state == "up")
+            await until(lambda: live.state == "up")
             assert device.asked == [("take_out", "p"), ("bring_back", "p")]
             place.ip("link", "set", "x-peer", "down")
-            await until(lambda: slot.state == "down: interface 'x' has no carrier")
+            await until(lambda: live.state == "down: interface 'x' has no carrier")
 
     asyncio.run(main())
 
@@ -163,17 +163,17 @@ def test_another_mtu(place):
 def test_an_mtu_that_queues_do_not_fit_opens_others(place, caplog):
     async def main():
         async with watching() as device:
-            slot = device.add("p", place.netns)
-            slot.driver.mtu_max = 2000
+            live = device.add("p", place.netns)
+            live.driver.mtu_max = 2000
 
             def open_larger():
-                slot.driver.mtu_max = 9000
-                return InterfaceDriver.open(slot.driver)
+                live.driver.mtu_max = 9000
+                return InterfaceDriver.open(live.driver)
 
-            slot.driver.open = open_larger
+            live.driver.open = open_larger
             place.ip("link", "set", "x", "mtu", "4000")
-            await until(lambda: len(device.asked) == 2 and slot.state == "up")
-            assert device.mtu(slot) == 4000
+            await until(lambda: len(device.asked) == 2 and live.state == "up")
+            assert device.mtu(live) == 4000
 
     asyncio.run(main())
     assert "port p: lost: its queues do not fit the MTU of 4000" in caplog.text
@@ -182,18 +182,18 @@ def test_an_mtu_that_queues_do_not_fit_opens_others(place, caplog):
 def test_another_name(place):
     async def main():
         async with watching() as device:
-            slot = device.add("p", place.netns)
+            live = device.add("p", place.netns)
             place.ip("link", "set", "x", "name", "z")
-            await until(lambda: slot.state == "up: interface 'x' is called 'z' now")
-            assert slot.notes == ["interface 'x' was renamed to 'z'; the port goes on with it"]
+            await until(lambda: live.state == "up: interface 'x' is called 'z' now")
+            assert live.notes == ["interface 'x' was renamed to 'z'; the port goes on with it"]
             place.plug("x2")
             place.ip("link", "set", "x2", "name", "x")  # not its interface
             place.ip("link", "set", "z", "mtu", "1300")
-            await until(lambda: device.mtu(slot) == 1300)
+            await until(lambda: device.mtu(live) == 1300)
             assert device.asked == []
             place.ip("link", "del", "z")
-            await until(lambda: slot.state == "up" and device.asked)  # now it is
-            assert not slot.notes
+            await until(lambda: live.state == "up" and device.asked)  # now it is
+            assert not live.notes
 
     asyncio.run(main())
 
@@ -203,16 +203,16 @@ def test_gone_and_there_again(place, caplog):
 
     async def main():
         async with watching() as device:
-            slot, other = device.add("p", place.netns), None
+            live, other = device.add("p", place.netns), None
             place.plug("y")
             other = device.add("other", place.netns, "y")
             place.ip("link", "del", "x")
-            await until(lambda: slot.state == "lost: interface 'x' is gone")
-            assert slot.lost
+            await until(lambda: live.state == "lost: interface 'x' is gone")
+            assert live.lost
             assert other.state == "up"
             place.plug("x")
-            await until(lambda: slot.state == "up")
-            assert not slot.lost
+            await until(lambda: live.state == "up")
+            assert not live.lost
             assert device.asked == [("take_out", "p"), ("bring_back", "p")]
 
     asyncio.run(main())
@@ -224,12 +224,12 @@ def test_gone_and_there_again(place, caplog):
 def test_many_changes_at_once_end_in_the_last(place, run_in):
     async def main():
         async with watching() as device:
-            slot = device.add("p", place.netns)
+            live = device.add("p", place.netns)
             again = "ip link del x; ip link add x type veth peer name xp; ip link set x up; ip link set xp up"
             script = f"for i in 1 2 3 4 5 6; do {again}; done; ip link set x mtu 1234"
             await asyncio.to_thread(run_in, place.netns, ["sh", "-ec", script])
-            await until(lambda: slot.state == "up" and device.mtu(slot) == 1234)
-            assert slot.driver.fds
+            await until(lambda: live.state == "up" and device.mtu(live) == 1234)
+            assert live.driver.fds
 
     asyncio.run(main())
 
@@ -242,16 +242,16 @@ def test_the_end_of_a_namespace_ends_it(place, netns, run_in):
 
     async def main():
         async with watching() as device:
-            slot = device.add("p", place.netns)
+            live = device.add("p", place.netns)
             await until(lambda: not device.watch._due)
             subprocess.run(["ip", "netns", "del", place.netns], check=True)
-            await until(lambda: slot.state == f"lost: network namespace {place.netns!r} is gone")
+            await until(lambda: live.state == f"lost: network namespace {place.netns!r} is gone")
             shown = ["ip", "link", "show", "end"]
             await until(lambda: run_in(outside, shown, check=False).returncode != 0)
             subprocess.run(["ip", "netns", "add", place.netns], check=True)
-            await until(lambda: slot.state == "lost: interface 'x' is gone")
+            await until(lambda: live.state == "lost: interface 'x' is gone")
             place.plug("x")
-            await until(lambda: slot.state == "up")
+            await until(lambda: live.state == "up")
 
     asyncio.run(main())
 
@@ -259,14 +259,14 @@ def test_the_end_of_a_namespace_ends_it(place, netns, run_in):
 def test_a_namespace_replaced_by_one_of_its_name(place):
     async def main():
         async with watching() as device:
-            slot = device.add("p", place.netns)
+            live = device.add("p", place.netns)
             before = namespace_now(place.netns)
             subprocess.run(["ip", "netns", "del", place.netns], check=True)
             subprocess.run(["ip", "netns", "add", place.netns], check=True)
             assert namespace_now(place.netns) != before
             place.plug("x")
             await until(lambda: device.asked == [("take_out", "p"), ("bring_back", "p")])
-            await until(lambda: slot.state == "up")
+            await until(lambda: live.state == "up")
 
     asyncio.run(main())
 
@@ -277,11 +277,11 @@ def test_a_process_that_ended_is_not_waited_for(place, popen_in):
     async def main():
         async with watching() as device:
             await until(lambda: namespace_now(f"pid:{process.pid}") == namespace_now(place.netns))
-            slot = device.add("p", f"pid:{process.pid}")
+            live = device.add("p", f"pid:{process.pid}")
             process.kill()
             process.wait()
-            await until(lambda: slot.state == f"lost: network namespace 'pid:{process.pid}' is gone")
-            assert slot in device.watch._ended
+            await until(lambda: live.state == f"lost: network namespace 'pid:{process.pid}' is gone")
+            assert live in device.watch._ended
 
     asyncio.run(main())
 
@@ -291,13 +291,13 @@ def test_a_port_that_does_not_open_is_tried_again(place, monkeypatch):
 
     async def main():
         async with watching() as device:
-            slot = device.add("p", place.netns)
-            slot.driver.refusals = 2
+            live = device.add("p", place.netns)
+            live.driver.refusals = 2
             place.ip("link", "del", "x")
-            await until(lambda: slot.lost)
+            await until(lambda: live.lost)
             place.plug("x")
-            await until(lambda: slot.state == "lost: not today")
-            await until(lambda: slot.state == "up")
+            await until(lambda: live.state == "lost: not today")
+            await until(lambda: live.state == "up")
 
     asyncio.run(main())
 
@@ -305,11 +305,11 @@ def test_a_port_that_does_not_open_is_tried_again(place, monkeypatch):
 def test_a_queue_that_was_given_up_is_opened_anew(place, caplog):
     async def main():
         async with watching() as device:
-            slot = device.add("p", place.netns)
+            live = device.add("p", place.netns)
             await until(lambda: not device.watch._due)
-            device.shared.port_errors[slot.index] = ENETDOWN
+            device.shared.port_errors[live.index] = ENETDOWN
             await until(lambda: device.asked == [("take_out", "p"), ("bring_back", "p")])
-            await until(lambda: slot.state == "up")
+            await until(lambda: live.state == "up")
 
     asyncio.run(main())
     assert "port p: lost: Network is down" in caplog.text
@@ -318,9 +318,9 @@ def test_a_queue_that_was_given_up_is_opened_anew(place, caplog):
 def test_ports_that_are_deleted_are_watched_no_more(place):
     async def main():
         async with watching() as device:
-            slot = device.add("p", place.netns)
+            live = device.add("p", place.netns)
             await until(lambda: place.netns in device.watch._events)
-            slot.driver.close()
+            live.driver.close()
             del device.ports["p"]
             await until(lambda: not device.watch._events)
 

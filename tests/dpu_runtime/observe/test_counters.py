@@ -44,8 +44,8 @@ def test_stats_have_the_published_form(shared):
     shared.port_counters[0, 7, PortCounter.RX_PACKETS] = 9
     shared.switch_counters[0, COUNTER_FLOODED] = 4
     shared.drops[0, Drop.LINK_LOCAL] = 1
-    slots = {"p": SimpleNamespace(index=7, base=[2] + [0] * (len(PortCounter) - 1))}
-    stats = read_stats(shared, slots, [0, 1])
+    live_ports = {"p": SimpleNamespace(index=7, base=[2] + [0] * (len(PortCounter) - 1))}
+    stats = read_stats(shared, live_ports, [0, 1])
     assert list(stats) == ["ports", "drops", "kernels", "switch", "balance", "workers", "tsc_hz"]
     assert stats["ports"]["p"]["rx_packets"] == 7
     assert stats["drops"] == {"link_local": 1}

@@ -63,7 +63,7 @@ def first_match(rules, packet, out_port=PORT_NONE):
 
 def classbench_rules(count, seed, ip_version=4):
     """A firewall-like set after ClassBench's shape (Taylor and Turner 2007): prefix pairs, well-known
-    and ephemeral port ranges, mostly TCP; rule i has priority count - i and hit slot i + 2."""
+    and ephemeral port ranges, mostly TCP; rule i has priority count - i and hit counter i + 2."""
     rng = np.random.default_rng(seed)
     width = 32 if ip_version == 4 else 128
     first, last = (8, 32) if ip_version == 4 else (20, 64)

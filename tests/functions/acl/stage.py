@@ -3,8 +3,8 @@
 import numpy as np
 
 from dpu_runtime.kernels.acl.filter import DROP_EGRESS, DROP_INGRESS, judge
-from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP, HIT_SLOTS, new_acl
-from dpu_runtime.kernels.acl.table import AclRule, build_stage, inactive_slot, publish, write_stage
+from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP, HITS_MAX, new_acl
+from dpu_runtime.kernels.acl.table import AclRule, build_stage, inactive_half, publish, write_stage
 from dpu_runtime.kernels.acl.verdict_cache import (
     new_verdict_cache,
 )
@@ -24,7 +24,7 @@ from tests.functions.acl.rules import (
 )
 from tests.functions.stages import FIRST_DROP, burst_of, run, state_of
 
-DEFAULT_SLOT = 1
+DEFAULT_HIT = 1
 MAC_MASK = (1 << 48) - 1
 
 
@@ -33,20 +33,20 @@ class Stage:
 
     def __init__(self, rules=(), default=ACTION_ALLOW):
         self.acl, self.cache = new_acl(), new_verdict_cache()
-        self.hits = np.zeros((HIT_SLOTS, 2), np.uint64)
+        self.hits = np.zeros((HITS_MAX, 2), np.uint64)
         self.state = state_of(self.acl, 2, self.cache, hits=self.hits)
         self.drops = self.state.drops
         self.set(list(rules), default)
 
     def set(self, rules, default=ACTION_ALLOW):
         self.rules, self.default = rules, default
-        write_stage(inactive_slot(self.acl), build_stage(rules, default, DEFAULT_SLOT))
+        write_stage(inactive_half(self.acl), build_stage(rules, default, DEFAULT_HIT))
         publish(self.acl)
 
     def expect(self, packet, out_port=PORT_NONE):
-        """(action, hit slot) by the oracle."""
+        """(action, hit) by the oracle."""
         rule = first_match(self.rules, packet, out_port)
-        return (rule.action, rule.hit_slot) if rule else (self.default, DEFAULT_SLOT)
+        return (rule.action, rule.hit) if rule else (self.default, DEFAULT_HIT)
 
     def ingress(self, meta):
         """Run the kernel over `meta` and compare everything it may change; returns how many pass."""

@@ -54,7 +54,7 @@ def config(**keys):
     ],
 )
 def test_every_key(keys, fields):
-    wanted = {"priority": 7, "action": ACTION_DROP, "hit_slot": 42} | fields
+    wanted = {"priority": 7, "action": ACTION_DROP, "hit": 42} | fields
     assert acl_rule(config(**keys), 42, PORTS) == AclRule(**wanted)
 
 

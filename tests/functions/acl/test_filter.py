@@ -6,7 +6,7 @@ import pytest
 from dpu_runtime.kernels.acl.filter import CACHE_RULES_MIN, DROP_INGRESS
 from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP
 from dpu_runtime.kernels.acl.match import PAIRS_A_RUN
-from dpu_runtime.kernels.acl.table import AclRule, build_stage, inactive_slot, write_stage
+from dpu_runtime.kernels.acl.table import AclRule, build_stage, inactive_half, write_stage
 from dpu_runtime.kernels.acl.verdict_cache import STATE_MISSES
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.layout import (
@@ -30,7 +30,7 @@ from tests.functions.acl.rules import (
     packets_of,
     prefix_mask,
 )
-from tests.functions.acl.stage import DEFAULT_SLOT, MAC_MASK, Stage, drop, drops_it, packet
+from tests.functions.acl.stage import DEFAULT_HIT, MAC_MASK, Stage, drop, drops_it, packet
 
 # field of a rule that packet() matches -> change of the packet that it then does not match
 FIELDS = [
@@ -156,7 +156,7 @@ def test_default_action_and_its_counter(default, count):
     stage = Stage(rules, default)
     meta = np.concatenate([packet(frame_len=60 + i) for i in range(5)])
     assert stage.ingress(meta) == (5 if default == ACTION_ALLOW else 0)
-    assert stage.hits[DEFAULT_SLOT].tolist() == [5, 310]
+    assert stage.hits[DEFAULT_HIT].tolist() == [5, 310]
     stage = Stage(rules, default)
     copies = [(0, 3), (0, 5), (1, 3)]
     assert stage.egress(np.concatenate([packet(), packet()]), copies) == (
@@ -200,7 +200,7 @@ def test_new_version_decides_the_next_burst(count):
 
 def test_rule_not_published_decides_nothing():
     stage = Stage([])
-    write_stage(inactive_slot(stage.acl), build_stage([drop()], ACTION_DROP))
+    write_stage(inactive_half(stage.acl), build_stage([drop()], ACTION_DROP))
     assert stage.ingress(packet()) == 1
 
 

@@ -14,7 +14,7 @@ from dpu_runtime.kernels.acl.layout import (
     DPORT_SHIFT,
     EXTRA_DECISION,
     EXTRA_SPANS,
-    HIT_SLOTS,
+    HITS_MAX,
     KEY_WORDS,
     L4,
     PRUNE_DPORT,
@@ -31,7 +31,7 @@ from dpu_runtime.kernels.acl.table import (
     AclRule,
     _tables_by_range,
     build_stage,
-    inactive_slot,
+    inactive_half,
     publish,
     write_stage,
 )
@@ -42,7 +42,7 @@ LAYOUT_NAMES = [name for name in ACL_LAYOUT if name != "active"]
 
 
 def decisions(stage):
-    """(rank, action, hit slot) of each row."""
+    """(rank, action, hit) of each row."""
     words = stage.extras[:, EXTRA_DECISION]
     verdicts = words & np.uint64(0xFFFFFFFF)
     return [
@@ -96,7 +96,7 @@ def test_full_stage_fits_and_one_more_is_refused():
     rules = [AclRule(0, ACTION_DROP, i, ip_version=4, src=i, src_mask=0xFFFFFFFF) for i in range(RULES_MAX)]
     stage = build_stage(rules, ACTION_ALLOW)
     assert len(stage.rows) == RULES_MAX
-    write_stage(inactive_slot(new_acl()), stage)
+    write_stage(inactive_half(new_acl()), stage)
     with pytest.raises(ValueError, match="65537 rules in one stage, at most 65536 are possible"):
         build_stage(rules + rules[:1], ACTION_ALLOW)
 
@@ -137,7 +137,7 @@ def test_rules_no_packet_reaches_take_no_row():
         ("out_port", -1, "rule 1: out_port -1"),
         ("action", 2, "rule 1: action 2"),
         ("action", None, "rule 1: action None"),
-        ("hit_slot", HIT_SLOTS, "rule 1: hit_slot"),
+        ("hit", HITS_MAX, "rule 1: hit"),
         ("tcp_flags_mask", 256, "rule 1: tcp_flags_mask"),
         ("ip_version", 5, "rule 1: ip_version 5 is not one of 0, 4, 6"),
         ("src", 1 << 32, "rule 1: src 0x100000000 does not fit 32 bits of ip_version 4"),
@@ -154,7 +154,7 @@ def test_bad_field_is_named(field, value, text):
 def test_bad_defaults_are_named():
     with pytest.raises(ValueError, match="default action 7 is not 0 or 1"):
         build_stage([], 7)
-    with pytest.raises(ValueError, match="default hit slot -1"):
+    with pytest.raises(ValueError, match="default hit counter -1"):
         build_stage([], ACTION_ALLOW, -1)
 
 
@@ -166,7 +166,7 @@ def test_address_without_version_is_refused():
 def test_publish_alternates_slots_and_leaves_the_other_alone():
     acl = new_acl()
     for version in (1, 2, 3):
-        write_stage(inactive_slot(acl), build_stage(classbench_rules(version, version), ACTION_ALLOW))
+        write_stage(inactive_half(acl), build_stage(classbench_rules(version, version), ACTION_ALLOW))
         assert publish(acl) == version
         assert acl.head["rule_count"][version & 1, 0] == version
     assert acl.head["rule_count"][:, 0].tolist() == [2, 3]
