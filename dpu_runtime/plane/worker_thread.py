@@ -190,10 +190,13 @@ class WorkerThread:
         """Wake the worker if it sleeps."""
         os.eventfd_write(self.kick_fd, 1)
 
-    def join(self):
-        """Wait for the end of the loop and give the private memory back."""
-        self._thread.join()
+    def join(self, timeout_s):
+        """Wait for the end of the loop and give what it slept on back; False when it did not end in time."""
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return False
         self.close()
+        return True
 
     def close(self):
         """Give back what the loop slept on."""
