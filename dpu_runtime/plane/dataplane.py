@@ -73,6 +73,7 @@ class DataPlane:
             for number, (cpu, kick) in enumerate(zip(self.cpus, kicks, strict=True))
         ]
         for worker in self.workers:
+            worker.load_drivers()
             worker.start()
         return {"ok": True}, ()
 
