@@ -8,19 +8,16 @@ import time
 import numpy as np
 
 from bench import kernel_loops, kernels, packets, results
-from bench.in_memory import ALL_OFFLOADS, InMemory
-from dpu_runtime.drivers.entries import load_entries
-from dpu_runtime.drivers.port import Kind
-from dpu_runtime.kernels.compile.reference import Lent
-from dpu_runtime.kernels.layout import BATCH_SIZE, PORT_UP
+from bench.in_memory import ALL_OFFLOADS, InMemory, make_private, set_programs
+from dpu_runtime.drivers.io import huge_pages
+from dpu_runtime.kernels.layout import ARENA_BYTES, BATCH_SIZE, PORT_UP
 from dpu_runtime.kernels.switch.mac_table import (
     COUNTER_FLOODED,
     COUNTER_LEARNED,
     COUNTER_TABLE_FULL,
     MAC_ENTRIES,
 )
-from dpu_runtime.plane.batch import make_batch
-from dpu_runtime.plane.worker_thread import make_worker, tsc_hz
+from dpu_runtime.plane.worker_thread import tsc_hz
 
 RULES = (1, 10, 100, 1000, 10_000)
 ADDRESSES = (1, 16, 256, 4096, MAC_ENTRIES)
@@ -77,7 +74,7 @@ class Addresses:
 
     def __init__(self, count):
         self._bench = kernels.Bench()
-        self._switched = self._bench.device.shared.of("switch").counts[0]
+        self._switched = self._bench.device.shared.of("switch").switch[0]
         self._bench.run("pipeline_loop", _numbered(count, SOURCE_AT, 1), -(-count // BATCH_SIZE), 0)
         full = self._switched[COUNTER_TABLE_FULL]
         assert full == 0, f"there was no room for {full} of {count} addresses"
@@ -116,11 +113,10 @@ class Workers:
         self._device.set_rules("ingress", packets.rule_set(kernels.KERNEL_RULES))
         self._own = []
         for number in range(max(WORKERS)):
-            batch = Lent(make_batch())
-            worker = Lent(make_worker(shared, number, max(WORKERS), batch))
-            load_entries(Kind.NULL, worker.io, batch, shared.drops[number])
+            worker, burst, _, programs = make_private(shared, number, max(WORKERS))
+            set_programs(programs, self._device.on)
             worker.io.fds[:2] = self._device.worker.io.fds[:2]
-            self._own.append((worker, batch, small_pool()))
+            self._own.append((worker, burst, huge_pages(ARENA_BYTES), programs))
 
     def mpps(self, workers, bursts):
         """Packets a second of `workers` at once, filling included."""
@@ -128,13 +124,12 @@ class Workers:
 
         def work(number):
             os.sched_setaffinity(0, {max(WORKERS) - 1 - number})  # the first one on CPU 1, as in the daemon
-            worker, batch, pool = self._own[number]
+            worker, burst, arena, _ = self._own[number]
+            payloads = np.uint64(arena.ctypes.data)
             random, spent = np.array([1], np.uint64), np.zeros(1, np.uint64)
             ready.wait()
             began = time.perf_counter()
-            done = kernel_loops.pipeline_loop(
-                worker, self._device.tables, batch, pool, bursts, 0, random, spent
-            )
+            done = kernel_loops.pipeline_loop(worker, burst, payloads, small_pool(), bursts, 0, random, spent)
             rates[number] = done / (time.perf_counter() - began)
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(workers)]

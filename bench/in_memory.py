@@ -7,7 +7,8 @@ import os
 
 import numpy as np
 
-from dpu_runtime.drivers.entries import load_entries
+from dpu_runtime.drivers.io import huge_pages
+from dpu_runtime.drivers.load import load_drivers
 from dpu_runtime.drivers.port import Kind
 from dpu_runtime.function import HOOKS
 from dpu_runtime.kernels import layout
@@ -39,6 +40,7 @@ class InMemory:
         settings = self.shared.of("switch").settings
         settings[mac_table.AGEING_TICKS] = mac_table.ageing_ticks(mac_table.MAC_AGEING_SECONDS)
         self.worker, self.burst, self.stages, self.programs = make_private(self.shared, 0, workers)
+        self.arena = huge_pages(layout.ARENA_BYTES)  # for payloads
         self.on = set(on)
         set_programs(self.programs, self.on)
 
@@ -75,7 +77,7 @@ def make_private(shared, number, workers):
     """The private memory of a worker, ready to run over null ports: (worker, burst, Stages, Programs)."""
     burst = Lent(make_burst(number, shared))
     worker, frame = make_worker(shared, number, workers, burst)
-    load_entries(Kind.NULL, worker.io, burst, shared.drops[number])
+    load_drivers(worker.io, burst, shared, [Kind.NULL])
     load_fused(burst, frame)
     stages = Stages(shared, number, burst, functions())
     return worker, burst, stages, Programs(frame, stages)

@@ -52,9 +52,12 @@ def _next_random(random):
 
 
 @helper
-def _fill(w, burst, pool, first, count, flows, random):
-    """Packets first, first + 1, ... of the pool; with `flows` above 0 of as many random flows."""
-    free = address_of(w.io.arena)
+def _fill(burst, arena, pool, first, count, flows, random):
+    """Packets first, first + 1, ... of the pool; with `flows` above 0 of as many random flows.
+
+    arena  address of room for their payloads
+    """
+    free = arena
     for k in range(count):
         p = (first + k) % len(pool.starts)
         burst.meta[k] = pool.meta[p]
@@ -73,13 +76,13 @@ def _fill(w, burst, pool, first, count, flows, random):
 
 
 @kernel
-def plain_loop(w, burst, pool, bursts, admit_state, acl_state, switch_state, random, spent):
+def plain_loop(w, burst, arena, pool, bursts, admit_state, acl_state, switch_state, random, spent):
     """The kernels that every packet meets, one after another, over `bursts` full batches."""
     drops, ports = burst.drops, burst.ports
     meta, headers = burst.meta, burst.headers
     every = np.int64(BATCH_SIZE)
     for number in range(bursts):
-        _fill(w, burst, pool, number * BATCH_SIZE, BATCH_SIZE, 0, random)
+        _fill(burst, arena, pool, number * BATCH_SIZE, BATCH_SIZE, 0, random)
         burst.words[Word.HOOK] = INGRESS
         burst.words[Word.WANTED] = 0
         burst.words[Word.OUT] = 0
@@ -109,18 +112,18 @@ def plain_loop(w, burst, pool, bursts, admit_state, acl_state, switch_state, ran
 
 
 @helper
-def _prepare(w, burst, pool, first, count, random):
-    _fill(w, burst, pool, first, count, 0, random)
+def _prepare(burst, arena, pool, first, count, random):
+    _fill(burst, arena, pool, first, count, 0, random)
     decode_vnet(burst.headers, burst.meta, count)
     parse(burst.headers, burst.meta, count, burst.drops)
     check_vnet(burst.headers, burst.meta, count, burst.drops)
 
 
 @kernel
-def complete_loop(w, burst, pool, bursts, random, spent):
+def complete_loop(w, burst, arena, pool, bursts, random, spent):
     """complete_checksums; returns packets."""
     for number in range(bursts):
-        _prepare(w, burst, pool, number * BATCH_SIZE, BATCH_SIZE, random)
+        _prepare(burst, arena, pool, number * BATCH_SIZE, BATCH_SIZE, random)
         began = clock()
         complete_checksums(burst.headers, burst.meta, BATCH_SIZE, burst.drops)
         spent[0] += clock() - began
@@ -128,11 +131,11 @@ def complete_loop(w, burst, pool, bursts, random, spent):
 
 
 @kernel
-def segment_loop(w, burst, pool, bursts, random, spent):
+def segment_loop(w, burst, arena, pool, bursts, random, spent):
     """gso_segment of one large packet a burst; returns segments."""
     segments = np.int64(0)
     for number in range(bursts):
-        _prepare(w, burst, pool, number, 1, random)
+        _prepare(burst, arena, pool, number, 1, random)
         began = clock()
         total = np.int64(gso_segment_count(burst.meta[0]))
         done = np.int64(0)
@@ -142,8 +145,8 @@ def segment_loop(w, burst, pool, bursts, random, spent):
                 burst.meta,
                 0,
                 done,
-                w.frame.segment_headers,
-                w.frame.segment_meta,
+                w.frame.segments.headers,
+                w.frame.segments.meta,
                 w.frame.segment_iov,
             )
         spent[0] += clock() - began
@@ -152,11 +155,11 @@ def segment_loop(w, burst, pool, bursts, random, spent):
 
 
 @kernel
-def merge_loop(w, burst, pool, bursts, random, spent):
+def merge_loop(w, burst, arena, pool, bursts, random, spent):
     """gro_merge of full batches for port 1; returns (packets, packets left)."""
     left = np.int64(0)
     for number in range(bursts):
-        _prepare(w, burst, pool, number * BATCH_SIZE, BATCH_SIZE, random)
+        _prepare(burst, arena, pool, number * BATCH_SIZE, BATCH_SIZE, random)
         for k in range(BATCH_SIZE):
             burst.packets[k] = k
         began = clock()
@@ -175,11 +178,11 @@ def merge_loop(w, burst, pool, bursts, random, spent):
 
 
 @kernel
-def pipeline_loop(w, burst, pool, bursts, flows, random, spent):
+def pipeline_loop(w, burst, arena, pool, bursts, flows, random, spent):
     """The fused pipeline, from a received burst to the egress port's tx; returns packets."""
     counters = w.frame.port_counters[0]
     for number in range(bursts):
-        _fill(w, burst, pool, number * BATCH_SIZE, BATCH_SIZE, flows, random)
+        _fill(burst, arena, pool, number * BATCH_SIZE, BATCH_SIZE, flows, random)
         counters[PortCounter.RX_PACKETS] += np.uint64(BATCH_SIZE)
         burst.words[Word.COARSE_NS] = TICK_NS
         began = clock()

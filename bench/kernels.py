@@ -58,7 +58,8 @@ class Bench:
         spent = np.zeros(len(loops.NAMES), np.uint64)
         random = np.array([1], np.uint64)
         states = [d.stages.state(name) for name in PLAIN_STAGES] if loop == "plain_loop" else []
-        done = getattr(loops, loop)(d.worker, d.burst, pool, bursts, *args, *states, random, spent)
+        arena = np.uint64(d.arena.ctypes.data)
+        done = getattr(loops, loop)(d.worker, d.burst, arena, pool, bursts, *args, *states, random, spent)
         return done, spent
 
     def checksum(self):

@@ -1,48 +1,91 @@
 """Entry points: what the worker loop calls of a driver, by the address of its machine code.
 
-Each driver is compiled by itself, from its entry points in drivers/entries.py down, and beside the worker
-loop. numba cannot cache a call through a function value, so a call takes an address; `io`, the worker's
-`PortIo`, goes by reference.
+A driver marks them in its queue module:
+
+    @entry(Op.TX)
+    def null_tx(burst, io, port, first, end): ...
+
+    burst  Burst, kernels/burst.py, lent
+    io     state of the port's kind for this worker, io.py of its folder, lent
+
+Each is compiled by itself, with what it calls, beside the worker loop. numba cannot cache a call through
+a function value, so a call takes addresses, uint64: of the machine code and of the state.
 """
 
 import enum
 
-import numpy as np
-
-from dpu_runtime.drivers.port import Kind
-from dpu_runtime.kernels.compile.jit import PYTHON_MODE, primitive
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE, kernel, primitive
 
 if not PYTHON_MODE:
-    from numba import types
-    from numba.core.errors import TypingError
+    from numba import typeof, types
 
 
 class Op(enum.IntEnum):
     """Columns of `entries: uint64[len(Kind), len(Op)]`, addresses; 0: not there, or not loaded."""
 
-    RX = 0  # (io, port, headers, meta, counters, drops) -> (packets, errno)
-    DONE = 1  # (io, port)
-    TX = 2  # (io, port, headers, meta, order, count, counters, drops)
-    KICKED = 3  # (io, port, ring)
-    ASK_KICKS = 4  # (io, port) -> whether a packet waits
+    RX = 0  # (burst, io, port) -> (packets, errno): receive into the rows of the burst
+    DONE = 1  # (io, port): give back what the last burst lay in
+    TX = 2  # (burst, io, port, first, end): send packets[first:end] of the burst
+    KICKED = 3  # (io, port, ring): a kick came on a ring of the port
+    ASK_KICKS = 4  # (io, port) -> bool: ask for a kick on every ring; whether a packet waits already
 
 
-ENTRIES = np.zeros((len(Kind), len(Op)), np.uint64)  # of this process
-called_with = {}  # Op -> types of the arguments that compiled code passes, for drivers/entries.py to check
-
-_python_entries = []  # with the compiler off an address is 1 + an index of this
+_entries = {}  # name of a module -> {Op: kernel}
+_python_values = []  # with the compiler off an address is 1 + an index of this
 
 
-def python_address(function):
-    """What stands for the address of a plain-Python entry point."""
-    _python_entries.append(function)
-    return len(_python_entries)
+def entry(op):
+    """Mark and compile a function of a driver's queue module, with the arguments that `op` says."""
+
+    def mark(function):
+        compiled = _entries.setdefault(function.__module__, {})[op] = kernel(function)
+        return compiled
+
+    return mark
 
 
-def _call(op, returned, *passed):
-    """Signature and code of a call of entry points of kind `op` with arguments of types `passed`."""
-    if called_with.setdefault(op, passed) != passed:
-        raise TypingError(f"{op.name}: called with {passed}, elsewhere with {called_with[op]}")
+def entries_of(module):
+    """{Op: kernel} of a driver's queue module."""
+    return _entries[module.__name__]
+
+
+def address_of_state(state):
+    """Address of the state of a kind, lent."""
+    return _python_address(state) if PYTHON_MODE else state.address
+
+
+def address_of_entry(op, function, burst, state):
+    """Address of the machine code of an entry point for a burst and a state, both lent."""
+    if PYTHON_MODE:
+        return _python_address(function)
+    passed, returned = _form(op, typeof(burst), typeof(state))
+    function.compile(passed)
+    machine_code = function.overloads[passed]
+    found = machine_code.signature.return_type
+    assert found == returned, f"{function}: returns {found} instead of {returned}"
+    return machine_code.library.get_pointer_to_function(machine_code.fndesc.llvm_func_name)
+
+
+def _python_address(value):
+    _python_values.append(value)
+    return len(_python_values)
+
+
+def _form(op, burst, io):
+    """Types of the arguments that an entry point takes, and of what it returns."""
+    number, none = types.int64, types.none
+    return {
+        Op.RX: ((burst, io, number), types.UniTuple(number, 2)),
+        Op.DONE: ((io, number), none),
+        Op.TX: ((burst, io, number, number, number), none),
+        Op.KICKED: ((io, number, number), none),
+        Op.ASK_KICKS: ((io, number), types.boolean),
+    }[op]
+
+
+def _call(op, burst=None):
+    """Signature and code of a call. A state is a pointer there and a word here: the same register."""
+    passed, returned = _form(op, burst, types.uint64)
 
     def codegen(context, builder, signature, values):
         function_type = context.call_conv.get_function_type(returned, passed)
@@ -55,36 +98,39 @@ def _call(op, returned, *passed):
     return returned(types.uint64, *passed), codegen
 
 
-def _py_call(address, *args):
-    return _python_entries[int(address) - 1](*args)
+def _py_call(address, io, *args):
+    return _python_values[int(address) - 1](_python_values[int(io) - 1], *args)
 
 
-@primitive(_py_call)
-def call_rx(typingctx, address, io, port, headers, meta, counters, drops):
-    """Receive a burst: (packets, errno)."""
-    returned = types.UniTuple(types.int64, 2)
-    return _call(Op.RX, returned, io, port, headers, meta, counters, drops)
+def _py_call_burst(address, burst, io, *args):
+    return _python_values[int(address) - 1](burst, _python_values[int(io) - 1], *args)
+
+
+@primitive(_py_call_burst)
+def call_rx(typingctx, address, burst, io, port):
+    """Call an Op.RX."""
+    return _call(Op.RX, burst)
 
 
 @primitive(_py_call)
 def call_done(typingctx, address, io, port):
-    """Give back what the last burst lay in."""
-    return _call(Op.DONE, types.none, io, port)
+    """Call an Op.DONE."""
+    return _call(Op.DONE)
 
 
-@primitive(_py_call)
-def call_tx(typingctx, address, io, port, headers, meta, order, count, counters, drops):
-    """Send packets `order[:count]`."""
-    return _call(Op.TX, types.none, io, port, headers, meta, order, count, counters, drops)
+@primitive(_py_call_burst)
+def call_tx(typingctx, address, burst, io, port, first, end):
+    """Call an Op.TX."""
+    return _call(Op.TX, burst)
 
 
 @primitive(_py_call)
 def call_kicked(typingctx, address, io, port, ring):
-    """A kick came on a ring of the port."""
-    return _call(Op.KICKED, types.none, io, port, ring)
+    """Call an Op.KICKED."""
+    return _call(Op.KICKED)
 
 
 @primitive(_py_call)
 def call_ask_kicks(typingctx, address, io, port):
-    """Ask for a kick on every ring of the port: whether a packet waits already."""
-    return _call(Op.ASK_KICKS, types.boolean, io, port)
+    """Call an Op.ASK_KICKS."""
+    return _call(Op.ASK_KICKS)

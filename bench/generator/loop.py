@@ -7,6 +7,7 @@ Sender and receiver are one thread: as two that poll they would take a CPU from 
 """
 
 from collections import namedtuple
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from bench.generator.receive import receive_frame
 from bench.generator.stamp import put_front, write_stamp
 from dpu_runtime.drivers.burst import rx_burst, rx_done, tx_burst
 from dpu_runtime.drivers.port import PortCounter
+from dpu_runtime.kernels.burst import SERVICE_WORDS, make_burst
 from dpu_runtime.kernels.compile.jit import helper, kernel
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT
-from dpu_runtime.kernels.layout import META_DTYPE, ROW_BYTES
+from dpu_runtime.kernels.layout import PORT_DTYPE, PORTS_MAX
 from dpu_runtime.kernels.octets.memory import address_of, cycles
 
 RX_BURSTS = 4  # between two that are sent, while they are full
@@ -32,12 +34,9 @@ Traffic = namedtuple(
         "counts",  # uint64[len(Count)]
         "seen",  # uint64[WINDOW // 64]
         "latencies",  # uint64[BUCKETS]
-        "tx_headers",  # uint8[BURST, ROW_BYTES], a batch to send
-        "tx_meta",  # META_DTYPE[BURST]
-        "order",  # uint16[BURST], 0, 1, 2, ...
-        "rx_headers",  # uint8[BURST, ROW_BYTES], a batch received
-        "rx_meta",  # META_DTYPE[BURST]
-        "drops",  # uint64[DROP_REASON_COUNT], of the drivers
+        "sent",  # Burst, to send: packets are rows 0, 1, 2, ...
+        "received",  # Burst
+        "drops",  # uint64[DROP_REASON_COUNT], of the drivers, with either
         "schedule",  # float64[2], SCHEDULE_*
         "handles",  # uint64[2, BURST], buffers of libdpu to send and received
     ],
@@ -53,6 +52,7 @@ _FRAME_AT = np.uint64(FRAME_AT)
 
 def make_traffic(pool):
     """Traffic of a Pool (patterns.py): nothing sent, nothing received."""
+    drops = np.zeros(DROP_REASON_COUNT, np.uint64)
     traffic = Traffic(
         rows=pool.rows,
         templates=pool.templates,
@@ -60,17 +60,27 @@ def make_traffic(pool):
         counts=np.zeros(len(Count), np.uint64),
         seen=np.zeros(WINDOW // 64, np.uint64),
         latencies=np.zeros(BUCKETS, np.uint64),
-        tx_headers=np.zeros((BURST, ROW_BYTES), np.uint8),
-        tx_meta=np.zeros(BURST, META_DTYPE),
-        order=np.arange(BURST, dtype=np.uint16),
-        rx_headers=np.zeros((BURST, ROW_BYTES), np.uint8),
-        rx_meta=np.zeros(BURST, META_DTYPE),
-        drops=np.zeros(DROP_REASON_COUNT, np.uint64),
+        sent=_burst(drops),
+        received=_burst(drops),
+        drops=drops,
         schedule=np.zeros(2),
         handles=np.zeros((2, BURST), np.uint64),
     )
-    traffic.tx_meta["l2_offset"] = FRAME_AT
+    traffic.sent.meta["l2_offset"] = FRAME_AT
     return traffic
+
+
+def _burst(drops):
+    """A burst for drivers, which have no use for what a data plane shares but `drops`."""
+    shared = SimpleNamespace(
+        ports=np.zeros(PORTS_MAX, PORT_DTYPE),
+        active_ports=np.zeros(1 + PORTS_MAX, np.uint16),
+        services=np.zeros((1, SERVICE_WORDS), np.uint64),
+        drops=[drops],
+    )
+    burst = make_burst(0, shared)
+    burst.packets[:] = np.arange(len(burst.packets))
+    return burst
 
 
 @helper
@@ -114,16 +124,17 @@ def note_sent(traffic, count, sent, octets):
 
 @helper
 def fill_batch(traffic, count, stream, now):
-    """Make the next `count` packets in the batch to send."""
-    rows = address_of(traffic.tx_headers)
+    """Make the next `count` packets in the burst to send."""
+    rows = address_of(traffic.sent.headers)
+    row_bytes = np.uint64(traffic.sent.headers.shape[1])
     ticks = (now >> _SHIFT) & _LOW32
     for k in range(np.uint64(count)):
         index = template_of(traffic, k)
         template = traffic.templates[index]
-        frame = rows + np.uint64(k) * np.uint64(traffic.tx_headers.shape[1]) + _FRAME_AT
+        frame = rows + np.uint64(k) * row_bytes + _FRAME_AT
         put_front(traffic.rows, index, template, frame)
         write_stamp(frame, template, traffic.counts[Count.SENT] + np.uint64(k), ticks, stream)
-        m = traffic.tx_meta[k]
+        m = traffic.sent.meta[k]
         m["payload_addr"] = template["payload_addr"]
         m["payload_len"] = template["payload_len"]
         m["frame_len"] = template["frame_len"]
@@ -132,12 +143,13 @@ def fill_batch(traffic, count, stream, now):
 
 @helper
 def check_batch(traffic, count, stream, now):
-    """Count the `count` packets of the batch received."""
-    rows = address_of(traffic.rx_headers)
+    """Count the `count` packets of the burst received."""
+    rows = address_of(traffic.received.headers)
+    row_bytes = np.uint64(traffic.received.headers.shape[1])
     for k in range(np.uint64(count)):
-        m = traffic.rx_meta[k]
+        m = traffic.received.meta[k]
         begin = np.uint64(m["l2_offset"])
-        frame = rows + np.uint64(k) * np.uint64(traffic.rx_headers.shape[1]) + begin
+        frame = rows + np.uint64(k) * row_bytes + begin
         in_row = np.uint64(m["header_end"]) - begin
         # a payload in pieces is of a frame that is longer than any of ours
         behind = np.uint64(m["payload_len"]) if m["payload_iov"] == _0 else _0
@@ -155,22 +167,6 @@ def check_batch(traffic, count, stream, now):
 
 
 @helper
-def _transmit(kind, io, port, traffic, count):
-    """Send the first `count` packets of the batch to send."""
-    tx_burst(
-        kind,
-        io,
-        port,
-        traffic.tx_headers,
-        traffic.tx_meta,
-        traffic.order,
-        count,
-        io.counters[port],
-        traffic.drops,
-    )
-
-
-@helper
 def _send_some(kind, io, port, traffic, stream, now, epoch):
     count = due(traffic, now - epoch)
     if count == 0:
@@ -179,7 +175,7 @@ def _send_some(kind, io, port, traffic, stream, now, epoch):
     counters = io.counters[port]
     sent = counters[PortCounter.TX_PACKETS]
     octets = counters[PortCounter.TX_BYTES]
-    _transmit(kind, io, port, traffic, count)
+    tx_burst(kind, traffic.sent, io, port, np.int64(0), count)
     sent = counters[PortCounter.TX_PACKETS] - sent
     note_sent(traffic, count, sent, counters[PortCounter.TX_BYTES] - octets)
 
@@ -197,15 +193,7 @@ def exchange(kind, io, tx_port, rx_port, traffic, stream, epoch, until, sending)
         if sending:
             _send_some(kind, io, tx_port, traffic, stream, now, epoch)
         for _ in range(RX_BURSTS if rx_port >= 0 else 0):
-            got, _error = rx_burst(
-                kind,
-                io,
-                rx_port,
-                traffic.rx_headers,
-                traffic.rx_meta,
-                io.counters[rx_port],
-                traffic.drops,
-            )
+            got, _error = rx_burst(kind, traffic.received, io, rx_port)
             check_batch(traffic, got, stream, cycles())
             rx_done(kind, io, rx_port)
             if got < BURST:
@@ -221,5 +209,5 @@ def read_cycles():
 
 @kernel
 def send_one(kind, io, port, traffic):
-    """Send the packet that is the first of the batch to send, as it is."""
-    _transmit(kind, io, port, traffic, np.int64(1))
+    """Send the packet that is the first of the burst to send, as it is."""
+    tx_burst(kind, traffic.sent, io, port, np.int64(0), np.int64(1))

@@ -17,12 +17,12 @@ from dpu_runtime.drivers.af_packet.port import AfPacketPort
 from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, QUEUE_FRAMES
 from dpu_runtime.drivers.af_xdp.port import AfXdpPort
 from dpu_runtime.drivers.af_xdp.umem import Umem
-from dpu_runtime.drivers.entries import load_entries
 from dpu_runtime.drivers.io import make_io
+from dpu_runtime.drivers.load import load_drivers
 from dpu_runtime.drivers.mapping import map_queues
 from dpu_runtime.drivers.port import Kind, PortCounter
+from dpu_runtime.kernels.burst import make_burst
 from dpu_runtime.kernels.compile.reference import Lent
-from dpu_runtime.plane.batch import make_batch
 from dpu_runtime.plane.shared import SharedState
 
 AF_PACKET, AF_XDP = "af_packet", "af_xdp"
@@ -36,14 +36,13 @@ class Memory:
     def __init__(self):
         self.shared = SharedState.create()
         os.close(self.shared.fd)  # mapped, and nobody else will
-        self.batch = make_batch()
-        self.io = make_io(0, 1, self.shared, self.batch)
+        self.io = make_io(0, 1, self.shared)
         self.lent = Lent(self.io)
-        self.drops = self.shared.drops[0]
 
     def load(self, kind):
         """Load or compile a driver."""
-        load_entries(kind, self.io, self.batch, self.drops)
+        if self.io.states[kind] == 0:
+            load_drivers(self.io, Lent(make_burst(0, self.shared)), self.shared, [kind])
 
 
 @functools.cache
@@ -114,8 +113,8 @@ class KernelPorts:
         """Send a frame from the receiving end, for a switch to learn its address."""
         if self.rx_port == NO_PORT:
             return
-        traffic.tx_headers[0, FRAME_AT : FRAME_AT + len(frame)] = np.frombuffer(frame, np.uint8)
-        m = traffic.tx_meta[0]
+        traffic.sent.headers[0, FRAME_AT : FRAME_AT + len(frame)] = np.frombuffer(frame, np.uint8)
+        m = traffic.sent.meta[0]
         m["payload_len"], m["frame_len"], m["header_end"] = 0, len(frame), FRAME_AT + len(frame)
         send_one(int(self.kind), self.memory.lent, self.rx_port, traffic)
 

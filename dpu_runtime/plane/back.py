@@ -54,12 +54,16 @@ def _send_segments(burst, frame, port, packet, counters):
         counters[PortCounter.TX_DROPPED] += np.uint64(1)
         return
     counters[PortCounter.GSO_SEGMENTS] += np.uint64(total - 1)
-    headers, meta = frame.segment_headers, frame.segment_meta
+    segments = frame.segments
     kind = burst.ports[port]["kind"]
     done = np.int64(0)
     while done < total:
-        n = np.int64(gso_segment(burst.headers, burst.meta, packet, done, headers, meta, frame.segment_iov))
-        tx_burst(kind, frame.io, port, headers, meta, frame.segment_order, n, counters, burst.drops)
+        n = np.int64(
+            gso_segment(
+                burst.headers, burst.meta, packet, done, segments.headers, segments.meta, frame.segment_iov
+            )
+        )
+        tx_burst(kind, segments, frame.io, port, np.int64(0), n)
         done += n
 
 
@@ -86,17 +90,7 @@ def _send_run(burst, frame, port, first, end, counters):
     """Send `packets[first:end]`, which need no cutting."""
     if not burst.ports[port]["flags"] & PORT_TX_CSUM:
         end = _finish_checksums(burst, first, end, counters)
-    tx_burst(
-        burst.ports[port]["kind"],
-        frame.io,
-        port,
-        burst.headers,
-        burst.meta,
-        burst.packets[first:],
-        end - first,
-        counters,
-        burst.drops,
-    )
+    tx_burst(burst.ports[port]["kind"], burst, frame.io, port, first, end)
 
 
 @helper

@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from dpu_runtime.kernels.burst import HOOK_COUNT, OUT_MAX, ROWS
+from dpu_runtime.kernels.burst import HOOK_COUNT, OUT_MAX, ROWS, make_burst
 from dpu_runtime.kernels.layout import BATCH_SIZE, META_DTYPE, PORTS_MAX, ROW_BYTES
 from dpu_runtime.kernels.offload.gro import GRO_DTYPE, GRO_IOV_MAX
 from dpu_runtime.kernels.offload.segment import GSO_IOV_MAX
@@ -45,10 +45,8 @@ Frame = namedtuple(
         "egress_ports",  # uint16[PORTS_MAX], ports with a copy, in order of appearance
         "rest",  # uint16[ROWS], packets at hand while others are sent
         # offloads
-        "segment_headers",  # uint8[BATCH_SIZE, ROW_BYTES], software GSO's output
-        "segment_meta",  # META_DTYPE[BATCH_SIZE]
+        "segments",  # Burst of BATCH_SIZE rows, software GSO's output: packets are rows 0, 1, 2, ...
         "segment_iov",  # uint64[GSO_IOV_MAX, 2], struct iovec[]: payloads of segments in pieces
-        "segment_order",  # uint16[BATCH_SIZE], 0, 1, 2, ...
         "gro_iov",  # uint64[GRO_IOV_MAX, 2], struct iovec[]: payloads of merged packets
         "gro_flows",  # GRO_DTYPE[BATCH_SIZE], scratch
     ],
@@ -72,10 +70,17 @@ def make_frame(number, shared, io):
         last_copy=np.zeros(PORTS_MAX, np.int32),
         egress_ports=np.zeros(PORTS_MAX, np.uint16),
         rest=np.zeros(ROWS, np.uint16),
-        segment_headers=np.zeros((BATCH_SIZE, ROW_BYTES), np.uint8),
-        segment_meta=np.zeros(BATCH_SIZE, META_DTYPE),
+        segments=_segments(number, shared),
         segment_iov=np.zeros((GSO_IOV_MAX, 2), np.uint64),
-        segment_order=np.arange(BATCH_SIZE, dtype=np.uint16),
         gro_iov=np.zeros((GRO_IOV_MAX, 2), np.uint64),
         gro_flows=np.zeros(BATCH_SIZE, GRO_DTYPE),
+    )
+
+
+def _segments(number, shared):
+    """A burst for software GSO, with no more rows than drivers send at once."""
+    return make_burst(number, shared)._replace(
+        headers=np.zeros((BATCH_SIZE, ROW_BYTES), np.uint8),
+        meta=np.zeros(BATCH_SIZE, META_DTYPE),
+        packets=np.arange(BATCH_SIZE, dtype=np.uint16),
     )

@@ -225,8 +225,7 @@ def _serve_queue(w, burst, port):
     started = begin_burst(burst, np.int64(w.busy[0]))
     w.io.rx_queue[0] = burst.number
     w.io.crossed[0] = 0
-    counters = w.frame.port_counters[port]
-    count, error = rx_burst(kind, w.io, port, burst.headers, burst.meta, counters, burst.drops)
+    count, error = rx_burst(kind, burst, w.io, port)
     crossed = np.int64(w.io.crossed[0])
     received = count + crossed
     if received > 0:

@@ -17,9 +17,9 @@ import time
 import numpy as np
 
 from dpu_runtime.drivers.af_xdp.rings import POOL_ARRAYS, start_queue
-from dpu_runtime.drivers.entries import load_drivers
 from dpu_runtime.drivers.io import make_io
 from dpu_runtime.drivers.linux.libc import EPOLL_CTL_ADD, EPOLL_EVENT_BYTES
+from dpu_runtime.drivers.load import load_drivers
 from dpu_runtime.drivers.vhost_user.guard import MemoryGuard
 from dpu_runtime.kernels.burst import make_burst
 from dpu_runtime.kernels.compile.jit import cache_is_empty, cache_lock, kernel
@@ -56,7 +56,7 @@ class _EpollEvent(ctypes.Structure):
 
 def make_worker(shared, number, workers, burst, epoll_fd=-1, kick_fd=-1):
     """Allocate the private memory of worker `number` of `workers` that goes with its burst, lent."""
-    io = make_io(number, workers, shared, burst)
+    io = make_io(number, workers, shared)
     frame = make_frame(number, shared, io)
     worker = Worker(
         epoll_fd=epoll_fd,
@@ -111,6 +111,10 @@ class WorkerThread:
         if _libc.epoll_ctl(self._epoll.fileno(), EPOLL_CTL_ADD, fd, ctypes.byref(event)) != 0:
             errno_ = ctypes.get_errno()
             raise OSError(errno_, f"epoll_ctl: {os.strerror(errno_)}")
+
+    def load_drivers(self):
+        """Load or compile what the loop calls of the drivers."""
+        load_drivers(self.worker.io, self.burst, self._shared)
 
     def start(self):
         """Enter the loop."""
@@ -250,10 +254,9 @@ def prepare():
     kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     worker = WorkerThread(shared, 0, 0, kick)
     with cache_lock():
-        drivers = worker.worker.io, worker.burst, shared.drops[0]
-        with _second_process(load_drivers, *drivers):
+        with _second_process(worker.load_drivers):
             run_worker(worker.worker, worker.burst)
-        load_drivers(*drivers)
+        worker.load_drivers()
         start_queue(shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS))
         guard = MemoryGuard()
         guard.install()

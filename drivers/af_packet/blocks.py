@@ -1,7 +1,7 @@
 """TPACKET_V3: the kernel fills block after block of the receive ring and hands each over as a whole.
 
 Source: Documentation/networking/packet_mmap.rst.
-In/out: a batch, as in receive.py.
+In/out: a burst, as in receive.py.
 
 The cursor is the block's sequence number above the octet where its next packet begins, 0: at its first.
 """
@@ -40,8 +40,9 @@ _LOW32 = np.uint64(0xFFFF_FFFF)
 
 
 @helper
-def take_from_blocks(queue, port, headers, meta, drops):
+def take_from_blocks(burst, queue, port):
     """Take a burst; returns (packets, those dropped besides, octets, whether more wait, any were lost)."""
+    headers, meta = burst.headers, burst.meta
     sequence = np.uint64(queue["rx_cursor"]) >> _CURSOR_SHIFT
     at = np.uint64(queue["rx_cursor"]) & _LOW32
     rows = address_of(headers)
@@ -70,7 +71,7 @@ def take_from_blocks(queue, port, headers, meta, drops):
             octets += np.uint64(meta[count]["frame_len"])
             count += _1
         else:
-            drops[reason] += _1
+            burst.drops[reason] += _1
             bad += _1
         at += following
         if following == _0:
@@ -108,7 +109,7 @@ def _fetch(packet):
 
 @helper
 def _into_row(packet, row, m, port):
-    """Make a packet of the batch; returns a drop reason."""
+    """Make a packet of the burst; returns a drop reason."""
     size = np.uint64(load_u32(packet + np.uint64(PACKET_LEN)))
     if size == _0 or size > FRAME_BYTES_MAX or load_u32(packet + np.uint64(PACKET_SNAPLEN)) != size:
         return np.int64(Drop.RX_TRUNCATED)

@@ -1,7 +1,7 @@
 """AF_PACKET port, compiled half: bursts out of a receive ring.
 
-In/out: a batch, as in drivers/tap/queue.py. A received packet's payload stays in the ring until
-        `packet_done`, after the burst was sent.
+In/out: a burst, as in drivers/tap/queue.py. A received packet's payload stays in the ring until
+        `give_back`, after the burst was sent.
 Not:    the two forms of the ring (blocks.py, slots.py), sending (transmit.py).
 """
 
@@ -41,22 +41,21 @@ _8 = np.uint64(8)
 
 
 @helper
-def packet_rx(io, port, headers, meta, counters, drops):
+def receive(burst, io, port):
     """Receive a burst from the queue of this worker: BATCH_SIZE packets or BURST_BYTES_MAX at most.
 
-    headers   uint8[BATCH_SIZE, ROW_BYTES]   out, vnet header and front of the frame
-    meta      META_DTYPE[BATCH_SIZE]         out, placement fields and in_port
-    counters  uint64[PORT_COUNTER_COUNT]     in/out, this worker's of this port
+    burst  Burst     out headers: vnet header and front of the frame; out meta: placement fields and in_port
+    io     PacketIo  in/out counters
 
     Returns (packets, errno): errno is 0 while the burst was cut short, EAGAIN when nothing is left, ENODEV
-    when the interface is gone. `packet_done` must follow.
+    when the interface is gone. `give_back` must follow.
     """
     queue = io.packet_queues[port, np.int64(io.queue[port])]
     if queue["rx_version"] == TPACKET_V3:
-        count, bad, octets, more, losing = take_from_blocks(queue, port, headers, meta, drops)
+        count, bad, octets, more, losing = take_from_blocks(burst, queue, port)
     else:
-        fd = io.fds[port]
-        count, bad, octets, more, losing = take_from_slots(io, queue, fd, port, headers, meta, drops)
+        count, bad, octets, more, losing = take_from_slots(burst, io, queue, port)
+    counters = io.counters[port]
     error = np.int64(0) if more else np.int64(EAGAIN)
     if losing:
         counters[PortCounter.RX_MISSED] += _missed(io, port)
@@ -70,7 +69,7 @@ def packet_rx(io, port, headers, meta, counters, drops):
 
 
 @helper
-def packet_done(io, port):
+def give_back(io, port):
     """Give back to the kernel what the last burst lay in: it is sent."""
     queue = io.packet_queues[port, np.int64(io.queue[port])]
     if queue["rx_version"] == TPACKET_V3:
@@ -82,7 +81,7 @@ def packet_done(io, port):
 @helper
 def _missed(io, port):
     """Packets that the kernel lost since the last call, for want of room."""
-    value = address_of(io.pieces)
+    value = address_of(io.words)
     size = value + np.uint64(STATISTICS_BYTES)
     store_u32(size, np.uint64(STATISTICS_BYTES))
     option = np.int32(PacketOption.PACKET_STATISTICS)
@@ -98,7 +97,7 @@ def _pending_error(io, port):
     An interface that goes down leaves an error that epoll would name for ever; reading it clears it, and
     packets come again when the interface is up.
     """
-    value = address_of(io.pieces)
+    value = address_of(io.words)
     size = value + _8
     store_u32(size, _4)
     if getsockopt(io.fds[port], np.int32(SOL_SOCKET), np.int32(SO_ERROR), value, size) != 0:

@@ -1,7 +1,7 @@
 """TPACKET_V2: the kernel hands every packet over at once, each in a slot of the receive ring.
 
 Source: Documentation/networking/packet_mmap.rst, net/packet/af_packet.c (tpacket_rcv).
-In/out: a batch, as in receive.py.
+In/out: a burst, as in receive.py.
 
 A packet that no slot holds is kept whole in the socket's queue as well (PACKET_COPY_THRESH), and read there.
 The cursor is the number of slots taken so far.
@@ -46,8 +46,9 @@ _FRONT = np.uint64(HEADROOM_BYTES - VNET_BYTES)
 
 
 @helper
-def take_from_slots(io, queue, fd, port, headers, meta, drops):
+def take_from_slots(burst, io, queue, port):
     """Take a burst; returns (packets, those dropped besides, octets, whether more wait, any were lost)."""
+    headers, meta = burst.headers, burst.meta
     cursor = np.uint64(queue["rx_cursor"])
     rows = address_of(headers)
     arena = address_of(io.arena)
@@ -68,7 +69,7 @@ def take_from_slots(io, queue, fd, port, headers, meta, drops):
         losing |= status & np.uint64(TP_STATUS_LOSING) != _0
         row = rows + count * np.uint64(headers.shape[1])
         if status & np.uint64(TP_STATUS_COPY):
-            reason = _read_whole(io, slot, fd, arena, status, row, meta[count], port)
+            reason = _read_whole(io, slot, arena, status, row, meta[count], port)
         else:
             reason = _into_row(slot, status, row, meta[count], port)
         cursor = (cursor + _1) & _LOW32
@@ -78,7 +79,7 @@ def take_from_slots(io, queue, fd, port, headers, meta, drops):
             octets += np.uint64(meta[count]["frame_len"])
             count += _1
         else:
-            drops[reason] += _1
+            burst.drops[reason] += _1
             bad += _1
     queue["rx_cursor"] = cursor
     return count, bad, octets, more, losing
@@ -104,7 +105,7 @@ def _slot(queue, number):
 
 @helper
 def _into_row(slot, status, row, m, port):
-    """Make a packet of the batch out of a slot; returns a drop reason."""
+    """Make a packet of the burst out of a slot; returns a drop reason."""
     size = np.uint64(load_u32(slot + np.uint64(SLOT_LEN)))
     if size == _0 or load_u32(slot + np.uint64(SLOT_SNAPLEN)) != size:
         return np.int64(Drop.RX_TRUNCATED)
@@ -115,17 +116,17 @@ def _into_row(slot, status, row, m, port):
 
 
 @helper
-def _read_whole(io, slot, fd, arena, status, row, m, port):
+def _read_whole(io, slot, arena, status, row, m, port):
     """Read the packet of a slot that does not hold it, its payload to `arena`; returns a drop reason."""
     io.iov[0] = row + _FRONT
     io.iov[1] = np.uint64(VNET_BYTES + HEADER_BYTES)
     io.iov[2] = arena
     io.iov[3] = np.uint64(FRAME_BYTES_MAX + 1 - HEADER_BYTES)  # one more than fits shows a truncation
-    got = readv(fd, address_of(io.iov), np.int32(2))
+    got = readv(io.fds[port], address_of(io.iov), np.int32(2))
     while got < 0:
         if errno() != EINTR:
             return np.int64(Drop.RX_ERROR)
-        got = readv(fd, address_of(io.iov), np.int32(2))
+        got = readv(io.fds[port], address_of(io.iov), np.int32(2))
     size = np.uint64(load_u32(slot + np.uint64(SLOT_LEN)))
     if size > FRAME_BYTES_MAX or np.uint64(got) != size + np.uint64(VNET_BYTES):
         return np.int64(Drop.RX_TRUNCATED)

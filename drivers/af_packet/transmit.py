@@ -1,7 +1,7 @@
 """AF_PACKET port, compiled half: bursts into a transmit ring, and larger frames beside it.
 
 Source: Documentation/networking/packet_mmap.rst, net/packet/af_packet.c (tpacket_snd).
-In/out: a batch, as in drivers/tap/queue.py.
+In/out: a burst, as in drivers/tap/queue.py.
 Not:    receiving (receive.py).
 
 Small frames go into slots, and one `send` has the kernel take them all. A frame that no slot holds goes out
@@ -67,8 +67,8 @@ _UNSENT = np.uint64(TP_STATUS_SEND_REQUEST | TP_STATUS_WRONG_FORMAT)
 
 
 @helper
-def packet_tx(io, port, headers, meta, order, count, counters, drops):
-    """Send packets `order[:count]` of a batch, in their order.
+def transmit(burst, io, port, first, end):
+    """Send `packets[first:end]`, in their order.
 
     When the ring is full, or the interface down, the rest of the burst is a counted drop, never a wait. A
     frame that the kernel refuses is dropped alone.
@@ -80,30 +80,31 @@ def packet_tx(io, port, headers, meta, order, count, counters, drops):
     sent = _0
     octets = _0
     if not _lock(lock):
-        drops[Drop.TX_FULL] += np.uint64(count)
+        burst.drops[Drop.TX_FULL] += np.uint64(end - first)
     else:
-        k = np.int64(0)
-        while k < count:
-            filled = _fill(queue, headers, meta, order, k, count)
+        k = np.int64(first)
+        while k < end:
+            filled = _fill(burst, queue, k, end)
             alone = False
             if filled > 0:
                 done, reason, alone = _flush(queue, filled)
-            elif _in_slot(queue, meta[np.int64(order[k])]):
+            elif _in_slot(queue, burst.meta[np.int64(burst.packets[k])]):
                 done, reason = np.int64(0), np.int64(Drop.TX_FULL)
             else:
-                done, reason = _send_plain(io, port, headers, meta, np.int64(order[k]))
+                done, reason = _send_plain(burst, io, port, np.int64(burst.packets[k]))
                 alone = reason == Drop.TX_ERROR
             for j in range(k, k + done):
-                octets += np.uint64(meta[np.int64(order[j])]["frame_len"])
+                octets += np.uint64(burst.meta[np.int64(burst.packets[j])]["frame_len"])
             sent += np.uint64(done)
             k += done
             if reason != Drop.NONE:
-                lost = np.int64(1) if alone else count - k
-                drops[reason] += np.uint64(lost)
+                lost = np.int64(1) if alone else end - k
+                burst.drops[reason] += np.uint64(lost)
                 k += lost
         store_release_u32(lock, _0)
+    counters = io.counters[port]
     counters[PortCounter.TX_PACKETS] += sent
-    counters[PortCounter.TX_DROPPED] += np.uint64(count) - sent
+    counters[PortCounter.TX_DROPPED] += np.uint64(end - first) - sent
     counters[PortCounter.TX_BYTES] += octets
     counters[PortCounter.TX_CALLS] += _1
 
@@ -132,13 +133,14 @@ def _slot(queue, number):
 
 
 @helper
-def _fill(queue, headers, meta, order, first, count):
-    """Put packets from `order[first]` on into free slots, as far as they fit; returns how many."""
+def _fill(burst, queue, first, end):
+    """Put packets from `packets[first]` on into free slots, as far as they fit; returns how many."""
+    headers, meta = burst.headers, burst.meta
     rows = address_of(headers)
     head = np.uint64(queue["tx_head"])
     k = first
-    while k < count:
-        i = np.int64(order[k])
+    while k < end:
+        i = np.int64(burst.packets[k])
         m = meta[i]
         if not _in_slot(queue, m):
             break
@@ -223,10 +225,10 @@ def _send(fd):
 
 
 @helper
-def _send_plain(io, port, headers, meta, i):
+def _send_plain(burst, io, port, i):
     """Send packet `i` by `writev`; returns (1, NONE), or (0, why not)."""
-    m = meta[i]
-    row = address_of(headers) + np.uint64(i * headers.shape[1])
+    m = burst.meta[i]
+    row = address_of(burst.headers) + np.uint64(i * burst.headers.shape[1])
     word, tail = _vnet(row, m)
     begin = np.uint64(m["l2_offset"]) - _VNET
     store_u64(row + begin, word)

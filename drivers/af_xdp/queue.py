@@ -1,6 +1,6 @@
 """AF_XDP port, compiled half: bursts from and to the rings of a socket.
 
-In/out: a batch, as in drivers/tap/queue.py. A received packet's payload stays in its frame until `xdp_done`,
+In/out: a burst, as in drivers/tap/queue.py. A received packet's payload stays in its frame until `xdp_done`,
         unless `xdp_tx` hands the frame on to another af_xdp port.
 Not:  the rings themselves (rings.py), the stack of free frames (frames.py).
 """
@@ -26,6 +26,8 @@ from dpu_runtime.drivers.af_xdp.rings import (
     tx_put,
     unlock_sending,
 )
+from dpu_runtime.drivers.burst import book_down
+from dpu_runtime.drivers.entry import Op, entry
 from dpu_runtime.drivers.linux import libc
 from dpu_runtime.drivers.port import PortCounter
 from dpu_runtime.kernels.compile.jit import helper
@@ -56,13 +58,13 @@ _NO_FRAME = np.uint32(NO_FRAME)
 PACKETS, FRAMES, ROWS = 0, 1, 2  # words of io.xdp_burst
 
 
-@helper
-def xdp_rx(io, port, headers, meta, counters, drops):
+@entry(Op.RX)
+def xdp_rx(burst, io, port):
     """Receive a burst from the queue that this worker polls.
 
-    headers   uint8[BATCH_SIZE, ROW_BYTES]   out, an empty virtio-net header and the front of the frame
-    meta      META_DTYPE[BATCH_SIZE]         out, placement fields and in_port
-    counters  uint64[PORT_COUNTER_COUNT]     in/out, this worker's of this port
+    burst  Burst  out headers: an empty virtio-net header and the front of the frame; out meta: placement
+                  fields and in_port
+    io     XdpIo  out what the burst lies in; in/out counters
 
     Returns (packets, errno): 0 while the ring had packets, EAGAIN when it had none, ENODEV when its
     interface is gone. `xdp_done` must follow.
@@ -75,8 +77,8 @@ def xdp_rx(io, port, headers, meta, counters, drops):
         error = np.int64(libc.EAGAIN)
         return np.int64(0), _look_at_quiet(io.fds[port], row) if io.watched[port] != 0 else error
     row["quiet"] = 0
-    rows = address_of(headers)
-    row_bytes = np.uint64(headers.shape[1])
+    rows = address_of(burst.headers)
+    row_bytes = np.uint64(burst.headers.shape[1])
     umem = io.xdp_pool[POOL_UMEM]
     packets = _0
     frames = _0
@@ -89,7 +91,7 @@ def xdp_rx(io, port, headers, meta, counters, drops):
         address, size, more = rx_descriptor(row, cursor + frames)
         if frames + np.uint64(PREFETCH_PACKETS) < waiting:
             _prefetch_front(row, umem, cursor + frames + np.uint64(PREFETCH_PACKETS), _1)
-        m = meta[packets]
+        m = burst.meta[packets]
         io.xdp_first[packets] = frames
         front = rows + packets * row_bytes + np.uint64(HEADROOM_BYTES)
         if not more:
@@ -111,7 +113,7 @@ def xdp_rx(io, port, headers, meta, counters, drops):
         frames += count
         octets += size
         if size == _0 or size > np.uint64(FRAME_BYTES_MAX) or count > np.uint64(PAYLOAD_PIECES_MAX):
-            drops[Drop.RUNT if size == _0 else Drop.OVERSIZE] += _1
+            burst.drops[Drop.RUNT if size == _0 else Drop.OVERSIZE] += _1
             bad += _1
             continue
         store_u64(front - np.uint64(VNET_HDR_BYTES), _0)
@@ -129,6 +131,7 @@ def xdp_rx(io, port, headers, meta, counters, drops):
     io.xdp_burst[PACKETS] = packets
     io.xdp_burst[FRAMES] = frames
     io.xdp_burst[ROWS] = rows
+    counters = io.counters[port]
     counters[PortCounter.RX_PACKETS] += packets + bad
     counters[PortCounter.RX_DROPPED] += bad
     counters[PortCounter.RX_BYTES] += octets
@@ -195,7 +198,7 @@ def _front_of_pieces(front, pieces, first, count, size, m):
     return in_row
 
 
-@helper
+@entry(Op.DONE)
 def xdp_done(io, port):
     """Make the frames of the last burst free that were not handed on."""
     if io.xdp_burst[FRAMES] != _0:
@@ -204,50 +207,61 @@ def xdp_done(io, port):
     io.xdp_burst[FRAMES] = _0
 
 
-@helper
-def xdp_tx(io, port, headers, meta, order, count, counters, drops):
-    """Send packets `order[:count]`; what the queue does not take is dropped and counted.
+@entry(Op.TX)
+def xdp_tx(burst, io, port, first, end):
+    """Send `packets[first:end]`; what the queue does not take is dropped and counted.
 
     A packet that came by AF_XDP and goes to this port only leaves in the frame it came in.
     """
+    if io.fds[port] < 0:  # its row in shared memory says where the rings of a dead process were
+        book_down(end - first, io.counters[port], burst.drops)
+    else:
+        _send(burst, io, port, first, end)
+
+
+@helper
+def _send(burst, io, port, first, end):
+    """Send what goes, on the queue of this worker."""
     queue = np.int64(io.queue[port])
     row = io.xdp_queues[port, queue]
     lock = lock_sending(io.xdp_queues, port, queue)
     reap(row, io.xdp_pool, io.xdp_free, io.xdp_holder)
     begin = np.uint64(load_once_u32(row["tx_producer"]))
-    end = begin + np.uint64(SEND_FRAMES) - np.uint64(row["sending"])
+    limit = begin + np.uint64(SEND_FRAMES) - np.uint64(row["sending"])
     cursor = begin
     octets = _0
     sent = _0
-    for k in range(np.uint64(count)):
-        i = np.uint64(order[k])
-        if _moves(io, headers, meta[i], i, row) and cursor + np.uint64(io.xdp_count[i]) <= end:
-            used = _move(io, port, row, cursor, headers, meta[i], i)
+    for k in range(np.uint64(first), np.uint64(end)):
+        i = np.uint64(burst.packets[k])
+        if _moves(burst, io, i, row) and cursor + np.uint64(io.xdp_count[i]) <= limit:
+            used = _move(burst, io, port, row, cursor, i)
         else:
-            used = _copy(io, port, row, cursor, end, headers, meta, i, drops)
+            used = _copy(burst, io, port, row, cursor, limit, i)
         cursor += used
         if used != _0:
-            octets += np.uint64(meta[i]["frame_len"])
+            octets += np.uint64(burst.meta[i]["frame_len"])
             sent += _1
     store_release_u32(row["tx_producer"], cursor)
     row["sending"] += np.uint32(cursor - begin)
     unlock_sending(lock)
     if cursor != begin:
         _kick(io.fds[port], row)
+    counters = io.counters[port]
     counters[PortCounter.TX_PACKETS] += sent
     counters[PortCounter.TX_BYTES] += octets
     counters[PortCounter.TX_CALLS] += _1
-    counters[PortCounter.TX_DROPPED] += np.uint64(count) - sent
+    counters[PortCounter.TX_DROPPED] += np.uint64(end - first) - sent
 
 
 @helper
-def _moves(io, headers, m, i, row):
+def _moves(burst, io, i, row):
     """Whether a packet can leave in the frames it came in.
 
     It is of the burst at hand and no segment of it, goes nowhere else, and its payload is where it was.
     """
-    if i >= io.xdp_burst[PACKETS] or address_of(headers) != io.xdp_burst[ROWS] or io.copies[i] != 1:
+    if i >= io.xdp_burst[PACKETS] or address_of(burst.headers) != io.xdp_burst[ROWS] or burst.copies[i] != 1:
         return False
+    m = burst.meta[i]
     first = np.uint64(io.xdp_first[i])
     if io.xdp_frames[first] == _NO_FRAME:
         return False
@@ -276,11 +290,13 @@ def _first_octet(m):
 
 
 @helper
-def _move(io, port, row, cursor, headers, m, i):
+def _move(burst, io, port, row, cursor, i):
     """Send a packet in the frames it came in, its row written back in front; returns descriptors."""
+    m = burst.meta[i]
     begin = _first_octet(m)
     row_size = np.uint64(m["header_end"]) - np.uint64(m["l2_offset"])
-    source = address_of(headers) + i * np.uint64(headers.shape[1]) + np.uint64(m["l2_offset"])
+    rows, row_bytes = address_of(burst.headers), np.uint64(burst.headers.shape[1])
+    source = rows + i * row_bytes + np.uint64(m["l2_offset"])
     copy_short(begin, source, row_size)
     umem = io.xdp_pool[POOL_UMEM]
     first = np.uint64(io.xdp_first[i])
@@ -313,19 +329,19 @@ def _hand_on(io, port, k):
 
 
 @helper
-def _copy(io, port, row, cursor, end, headers, meta, i, drops):
+def _copy(burst, io, port, row, cursor, limit, i):
     """Send a copy of a packet; returns descriptors, 0: it was dropped."""
-    count = frames_of(meta[i]["frame_len"])
+    count = frames_of(burst.meta[i]["frame_len"])
     if count > np.uint64(PACKET_FRAMES_MAX if row["pieces"] else 1):
-        drops[Drop.OVERSIZE] += _1
+        burst.drops[Drop.OVERSIZE] += _1
         return _0
-    if cursor + count > end or not take_frames(io.xdp_pool, io.xdp_free, io.xdp_spare, count):
-        drops[Drop.TX_FULL] += _1
+    if cursor + count > limit or not take_frames(io.xdp_pool, io.xdp_free, io.xdp_spare, count):
+        burst.drops[Drop.TX_FULL] += _1
         return _0
     for k in range(count):
         frame = np.uint64(io.xdp_spare[k])
         io.xdp_holder[frame] = port + 1
-        address, size = copy_to_frame(headers, meta, i, k, frame, io.xdp_pool)
+        address, size = copy_to_frame(burst.headers, burst.meta, i, k, frame, io.xdp_pool)
         tx_put(row, cursor + k, address, size, k + _1 < count)
     return count
 

@@ -1,11 +1,12 @@
 """TAP port, compiled half: bursts of `readv` and `writev` on one queue.
 
 Source: linux/if_tun.h; tun takes and gives one packet a call.
-In/out: a batch; the virtio-net header lies in the row, right in front of the frame.
+In/out: a burst; the virtio-net header lies in the row, right in front of the frame.
 """
 
 import numpy as np
 
+from dpu_runtime.drivers.entry import Op, entry
 from dpu_runtime.drivers.linux.libc import EAGAIN, EINTR, EIO, ENOBUFS, ENOMEM, errno, readv, writev
 from dpu_runtime.drivers.port import PortCounter
 from dpu_runtime.kernels.checksum.payload import PIECE_BYTES, piece_count
@@ -25,30 +26,28 @@ PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX + 1 - HEADER_BYTES  # octets; one more than 
 _CACHE_LINE = np.uint64(63)
 
 
-@helper
-def tap_rx(fd, port, headers, meta, arena, iov, counters, drops):
-    """Receive a burst from `fd`: until it is empty, BATCH_SIZE packets or BURST_BYTES_MAX.
+@entry(Op.RX)
+def tap_rx(burst, io, port):
+    """Receive a burst from a queue: until it is empty, BATCH_SIZE packets or BURST_BYTES_MAX.
 
-    headers   uint8[BATCH_SIZE, ROW_BYTES]   out, vnet header and frame
-    meta      META_DTYPE[BATCH_SIZE]         out, placement fields and in_port
-    arena     uint8[ARENA_BYTES]             out, payloads one after another
-    iov       uint64[4]                      scratch
-    counters  uint64[PORT_COUNTER_COUNT]     in/out, this worker's of this port
+    burst  Burst  out headers: vnet header and frame; out meta: placement fields and in_port
+    io     TapIo  out arena: payloads one after another; in/out counters
 
     Returns (packets, errno): errno is 0 while the burst was cut short, EAGAIN when the queue
     is empty, else the device's error.
     """
+    headers, iov, counters = burst.headers, io.iov, io.counters[port]
     count = 0
     octets = np.uint64(0)
     error = np.int64(0)
     front = address_of(headers) + np.uint64(HEADROOM_BYTES - VNET_HDR_BYTES)
-    free = address_of(arena)
+    free = address_of(io.arena)
     iov[1] = np.uint64(VNET_HDR_BYTES + HEADER_BYTES)
     iov[3] = np.uint64(PAYLOAD_BYTES_MAX)
     while count < BATCH_SIZE and octets < BURST_BYTES_MAX:
         iov[0] = front + np.uint64(count * headers.shape[1])
         iov[2] = free
-        got = readv(np.int32(fd), address_of(iov), np.int32(2))
+        got = readv(io.fds[port], address_of(iov), np.int32(2))
         if got < 0:
             error = np.int64(errno())
             if error == EINTR:
@@ -58,9 +57,9 @@ def tap_rx(fd, port, headers, meta, arena, iov, counters, drops):
         if size <= 0 or size > FRAME_BYTES_MAX:
             counters[PortCounter.RX_PACKETS] += np.uint64(1)
             counters[PortCounter.RX_DROPPED] += np.uint64(1)
-            drops[Drop.RX_TRUNCATED] += np.uint64(1)
+            burst.drops[Drop.RX_TRUNCATED] += np.uint64(1)
             continue
-        m = meta[count]
+        m = burst.meta[count]
         in_row = min(size, HEADER_BYTES)
         m["payload_addr"] = free
         m["payload_len"] = size - in_row
@@ -78,35 +77,36 @@ def tap_rx(fd, port, headers, meta, arena, iov, counters, drops):
     return count, error
 
 
-@helper
-def tap_tx(fd, headers, meta, order, count, iov, counters, drops):
-    """Send packets `order[:count]` of a batch, one `writev` each.
+@entry(Op.TX)
+def tap_tx(burst, io, port, first, end):
+    """Send `packets[first:end]`, one `writev` each.
 
     A queue that is full, or an interface that is down, is a counted drop, never a wait.
     """
+    headers, iov, counters = burst.headers, io.iov, io.counters[port]
     sent = np.uint64(0)
     octets = np.uint64(0)
     rows = address_of(headers)
-    for k in range(count):
-        i = np.int64(order[k])
-        m = meta[i]
+    for k in range(first, end):
+        i = np.int64(burst.packets[k])
+        m = burst.meta[i]
         encode_vnet(rows + np.uint64(i * headers.shape[1]), m, 0)
         begin = np.uint64(m["l2_offset"]) - np.uint64(VNET_HDR_BYTES)
-        first = address_of(iov)
+        list_at = address_of(iov)
         parts = np.int32(2) if m["payload_len"] else np.int32(1)
         if m["payload_iov"]:
-            first = np.uint64(m["payload_iov"]) - PIECE_BYTES
+            list_at = np.uint64(m["payload_iov"]) - PIECE_BYTES
             parts = np.int32(1 + piece_count(m))
         else:
             iov[2] = m["payload_addr"]
             iov[3] = np.uint64(m["payload_len"])
-        store_u64(first, rows + np.uint64(i * headers.shape[1]) + begin)
-        store_u64(first + np.uint64(8), np.uint64(m["header_end"]) - begin)
-        got = writev(np.int32(fd), first, parts)
+        store_u64(list_at, rows + np.uint64(i * headers.shape[1]) + begin)
+        store_u64(list_at + np.uint64(8), np.uint64(m["header_end"]) - begin)
+        got = writev(io.fds[port], list_at, parts)
         while got < 0 and errno() == EINTR:
-            got = writev(np.int32(fd), first, parts)
+            got = writev(io.fds[port], list_at, parts)
         if got < 0:
-            drops[_tx_drop_reason(errno())] += np.uint64(1)
+            burst.drops[_tx_drop_reason(errno())] += np.uint64(1)
             counters[PortCounter.TX_DROPPED] += np.uint64(1)
         else:
             sent += np.uint64(1)

@@ -7,8 +7,8 @@ Not:  frames that owe a checksum or are to be cut: what they claim must be parse
 
 import numpy as np
 
+from dpu_runtime.drivers.burst import book_down
 from dpu_runtime.drivers.vhost_user.exchange import (
-    book_down,
     count_tx,
     give_reserved,
     lock_ring,
@@ -41,13 +41,13 @@ def cross_burst(io, out, meta, packets, drops):
     """
     number = receive_ring(io, out)
     if number < 0:
-        book_down(io, out, packets, drops)
+        book_down(packets, io.counters[out], drops)
         return True
     ring = io.rings[out, number]
     lock = lock_ring(io, out, number)
     packed = ring_is_packed(ring)
     frames, end, too_large = reserve_burst(
-        io, out, ring, packed, ring_cursor(ring), meta, io.in_order, packets
+        io, out, ring, packed, ring_cursor(ring), meta, io.in_order, 0, packets
     )
     plain = _is_plain(io, meta, packets)  # only now: by now the headers are in the cache
     if plain:
@@ -99,9 +99,9 @@ def _fill(io, ring, meta, frames):
 @helper
 def _fill_pieces(io, first, count, target, buffers):
     """Copy a frame in pieces, behind a header of its own, into targets that hold it."""
-    io.iov[0] = _0
-    io.iov[1] = buffers << NUM_BUFFERS_SHIFT
-    at, offset = scatter(address_of(io.iov), _VNET, io.targets, target, _0)
+    io.words[0] = _0
+    io.words[1] = buffers << NUM_BUFFERS_SHIFT
+    at, offset = scatter(address_of(io.words), _VNET, io.targets, target, _0)
     at, offset = scatter(io.pieces[first, 0] + _VNET, io.pieces[first, 1] - _VNET, io.targets, at, offset)
     for k in range(first + _1, first + count):
         at, offset = scatter(io.pieces[k, 0], io.pieces[k, 1], io.targets, at, offset)

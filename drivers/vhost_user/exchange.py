@@ -1,18 +1,18 @@
 """Bursts of descriptor chains: taken from a guest's transmit ring, reserved in another's receive ring.
 
-In:   rings and regions of drivers/io.py. Out: lists of pieces and targets in it, cursors, notifications.
+In:   rings and regions of io.py. Out: lists of pieces and targets in it, cursors, notifications.
 Not:  octets of frames (frames.py), the ring formats (split.py, packed.py).
 """
 
 import numpy as np
 
-from dpu_runtime.drivers.io import PIECES_MAX
 from dpu_runtime.drivers.linux.libc import write
 from dpu_runtime.drivers.port import PortCounter
 from dpu_runtime.drivers.vhost_user.chain import NOTHING
 from dpu_runtime.drivers.vhost_user.dirty_log import log_write
 from dpu_runtime.drivers.vhost_user.features import VIRTIO_NET_F_MRG_RXBUF
 from dpu_runtime.drivers.vhost_user.inflight_log import inflight_given, inflight_giving, inflight_taken
+from dpu_runtime.drivers.vhost_user.io import PIECES_MAX
 from dpu_runtime.drivers.vhost_user.layout import CHAIN_MAX, FAULT_BUFFER, NO_LOG, RING_DTYPE, RINGS_MAX
 from dpu_runtime.drivers.vhost_user.ring import (
     prefetch_descriptor,
@@ -121,8 +121,8 @@ def receive_ring(io, port):
 
 
 @helper
-def reserve_burst(io, port, ring, packed, cursor, meta, order, count):
-    """Find buffers for packets `order[:count]`, and ask for their memory ahead of its use.
+def reserve_burst(io, port, ring, packed, cursor, meta, packets, first, end):
+    """Find buffers for `packets[first:end]`, and ask for their memory ahead of its use.
 
     Returns (frames that have some, cursor behind these, packets larger than any buffer); the rest found
     the ring empty. Frame f is packet tx_order[f]; its buffers are
@@ -138,8 +138,8 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count):
     too_large = np.int64(0)
     io.tx_targets[0] = 0
     io.tx_chains[0] = 0
-    for k in range(np.uint64(count)):
-        need = _VNET + np.uint64(meta[np.uint64(order[k])]["frame_len"])
+    for k in range(np.uint64(first), np.uint64(end)):
+        need = _VNET + np.uint64(meta[np.uint64(packets[k])]["frame_len"])
         room = _0
         at = cursor
         chain = chains
@@ -172,7 +172,7 @@ def reserve_burst(io, port, ring, packed, cursor, meta, order, count):
         cursor = at
         chains = chain
         targets = target
-        io.tx_order[frames] = order[k]
+        io.tx_order[frames] = packets[k]
         frames += _1
         io.tx_chains[frames] = chains
         io.tx_targets[frames] = targets
@@ -238,18 +238,10 @@ def publish(io, port, ring, packed, ids, chains, end):
         log_write(device["log_addr"], device["log_bytes"], ring["log"], np.uint64(16) * size)
     if ring_wants_call(ring, packed, end) and ring["call_fd"] >= 0:
         ring["calls"] += _1
-        io.iov[0] = 1
+        io.words[0] = 1
         io.calling[0] = np.int64(ring["call_fd"]) + 1  # a driver that fills its eventfd is found by this
-        write(ring["call_fd"], address_of(io.iov), np.uint64(8))
+        write(ring["call_fd"], address_of(io.words), np.uint64(8))
         io.calling[0] = 0
-
-
-@helper
-def book_down(io, port, count, drops):
-    """Book packets for a guest none of whose queues runs."""
-    counters = io.counters[port]
-    drops[Drop.PORT_DOWN] += np.uint64(count)
-    counters[PortCounter.TX_DROPPED] += np.uint64(count)
 
 
 @helper

@@ -1,17 +1,18 @@
 """vhost_user port, compiled half: bursts from and to the rings of a port.
 
-In/out: a batch, as in drivers/tap/queue.py. A received packet's payload stays in the guest's memory until
+In/out: a burst, as in drivers/tap/queue.py. A received packet's payload stays in the guest's memory until
 `vhost_done`, after the burst was sent.
 Not:  the ring formats (split.py, packed.py), moving octets (frames.py).
 """
 
 import numpy as np
 
+from dpu_runtime.drivers.burst import book_down
+from dpu_runtime.drivers.entry import Op, entry
 from dpu_runtime.drivers.linux.libc import EAGAIN
 from dpu_runtime.drivers.port import PortCounter
 from dpu_runtime.drivers.vhost_user.cross import cross_burst
 from dpu_runtime.drivers.vhost_user.exchange import (
-    book_down,
     count_tx,
     give_reserved,
     lock_ring,
@@ -44,13 +45,13 @@ _1 = np.uint64(1)
 _GUEST_CSUM = np.uint64(1 << VIRTIO_NET_F_GUEST_CSUM)
 
 
-@helper
-def vhost_rx(io, port, headers, meta, counters, drops):
+@entry(Op.RX)
+def vhost_rx(burst, io, port):
     """Receive a burst from one of the port's transmit rings that this worker polls, in turn.
 
-    headers   uint8[BATCH_SIZE, ROW_BYTES]   out, virtio-net header and front of the frame
-    meta      META_DTYPE[BATCH_SIZE]         out, placement fields and in_port
-    counters  uint64[PORT_COUNTER_COUNT]     in/out, this worker's of this port
+    burst  Burst    out headers: virtio-net header and front of the frame; out meta: placement fields and
+                    in_port
+    io     VhostIo  out what the burst lies in; in/out counters, rings
 
     A port with a cross-connect has its plain packets sent here and now; `io.crossed` says how many.
     Returns (packets, errno): 0 when a ring had packets, EAGAIN when none had. `vhost_done` must follow.
@@ -65,7 +66,7 @@ def vhost_rx(io, port, headers, meta, counters, drops):
             pair = np.int64(io.worker)
         ring = io.rings[port, 2 * pair + 1]
         if runs(ring):
-            count = _rx_ring(io, port, ring, headers, meta, counters, drops)
+            count = _rx_ring(burst, io, port, ring)
             if io.taken[0] != 0:
                 io.rx_queue[0] = pair
                 io.next_pair[port] = pair + io.workers
@@ -76,8 +77,9 @@ def vhost_rx(io, port, headers, meta, counters, drops):
 
 
 @helper
-def _rx_ring(io, port, ring, headers, meta, counters, drops):
+def _rx_ring(burst, io, port, ring):
     """Take chains from a ring and make packets of them; returns how many."""
+    meta, drops, counters = burst.meta, burst.drops, io.counters[port]
     packed = ring_is_packed(ring)
     taken, packets, bad = take_burst(io, port, ring, packed, meta, drops)
     if taken == 0:
@@ -92,7 +94,7 @@ def _rx_ring(io, port, ring, headers, meta, counters, drops):
         io.crossed[0] = packets
         kept = np.int64(0)
     else:
-        kept, octets = _into_rows(io, port, headers, meta, packets, drops)
+        kept, octets = _into_rows(burst, io, port, packets)
         if ring["enabled"] == 0:  # vhost-user "Ring states": process and discard
             drops[Drop.RING_DISABLED] += np.uint64(kept)
             kept = np.int64(0)
@@ -105,10 +107,11 @@ def _rx_ring(io, port, ring, headers, meta, counters, drops):
 
 
 @helper
-def _into_rows(io, port, headers, meta, packets, drops):
+def _into_rows(burst, io, port, packets):
     """Copy the fronts of the burst's frames into the rows; returns (packets that fit, their octets)."""
-    rows = address_of(headers)
-    row_bytes = np.uint64(headers.shape[1])
+    meta = burst.meta
+    rows = address_of(burst.headers)
+    row_bytes = np.uint64(burst.headers.shape[1])
     kept = _0  # unsigned: an index that might be negative costs a comparison
     octets = _0
     for p in range(np.uint64(packets)):
@@ -117,14 +120,14 @@ def _into_rows(io, port, headers, meta, packets, drops):
         size = np.uint64(meta[p]["frame_len"])
         reason = frame_in(rows, row_bytes, kept, meta[kept], io.pieces, first, count, size, port)
         if reason != Drop.NONE:
-            drops[reason] += _1
+            burst.drops[reason] += _1
         else:
             octets += size
             kept += _1
     return np.int64(kept), octets
 
 
-@helper
+@entry(Op.DONE)
 def vhost_done(io, port):
     """Give the chains of the last burst back: its packets were sent, or copied, or dropped."""
     taken = np.int64(io.taken[0])
@@ -142,36 +145,38 @@ def vhost_done(io, port):
     io.taken[0] = 0
 
 
-@helper
-def vhost_tx(io, port, headers, meta, order, count, counters, drops):
-    """Copy packets `order[:count]` into the guest's receive buffers; what finds none is dropped."""
+@entry(Op.TX)
+def vhost_tx(burst, io, port, first, end):
+    """Copy `packets[first:end]` into the guest's receive buffers; what finds none is dropped."""
     number = receive_ring(io, port)
     if number < 0:
-        book_down(io, port, count, drops)
+        book_down(end - first, io.counters[port], burst.drops)
         return
     ring = io.rings[port, number]
     lock = lock_ring(io, port, number)
     packed = ring_is_packed(ring)
-    frames, end, too_large = reserve_burst(io, port, ring, packed, ring_cursor(ring), meta, order, count)
+    frames, cursor, too_large = reserve_burst(
+        io, port, ring, packed, ring_cursor(ring), burst.meta, burst.packets, first, end
+    )
     octets = _0
     if frames > 0:
-        track_reserved(io, ring, packed, frames, end)
-        octets = _fill_burst(io, ring, headers, meta, frames)
-        give_reserved(io, port, ring, packed, frames, end)
-    count_tx(io, port, ring, frames, octets, count, too_large, drops)
+        track_reserved(io, ring, packed, frames, cursor)
+        octets = _fill_burst(burst, io, ring, frames)
+        give_reserved(io, port, ring, packed, frames, cursor)
+    count_tx(io, port, ring, frames, octets, end - first, too_large, burst.drops)
     unlock_ring(lock)
 
 
 @helper
-def _fill_burst(io, ring, headers, meta, frames):
+def _fill_burst(burst, io, ring, frames):
     """Copy the frames into their buffers; returns their octets, without the virtio-net headers."""
     offloads = ring["features"] & _GUEST_CSUM != _0
-    rows = address_of(headers)
-    row_bytes = np.uint64(headers.shape[1])
+    rows = address_of(burst.headers)
+    row_bytes = np.uint64(burst.headers.shape[1])
     octets = _0
     for f in range(np.uint64(frames)):
         i = np.uint64(io.tx_order[f])
-        m = meta[i]
+        m = burst.meta[i]
         buffers = np.uint64(io.tx_chains[f + _1]) - np.uint64(io.tx_chains[f])
         row = rows + i * row_bytes
         if not offloads:
@@ -182,7 +187,7 @@ def _fill_burst(io, ring, headers, meta, frames):
     return octets
 
 
-@helper
+@entry(Op.KICKED)
 def vhost_kicked(io, port, number):
     """A kick came on ring `number`: it runs from now on."""
     ring = io.rings[port, number]
@@ -193,7 +198,7 @@ def vhost_kicked(io, port, number):
             ring_quiet(ring, ring_is_packed(ring))  # buffers for packets to come: no news
 
 
-@helper
+@entry(Op.ASK_KICKS)
 def vhost_ask_kicks(io, port):
     """Ask for a kick on every ring this worker polls; returns whether a packet waits already."""
     pairs = np.int64(io.devices[port]["pairs"])

@@ -34,7 +34,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _CONSTANTS = (
     "layout.py",
     "drivers/port.py",
-    "drivers/io.py",
+    "/io.py",
     "dpu_runtime/plane/shared.py",
     "dpu_runtime/plane/batch.py",
 )

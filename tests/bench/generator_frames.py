@@ -34,7 +34,7 @@ class Frames:
     def __init__(self, pool, stream=0):
         self.stream = np.uint64(stream)
         self.arrays = make_traffic(pool)
-        for rows in (self.arrays.tx_headers, self.arrays.rx_headers):
+        for rows in (self.arrays.sent.headers, self.arrays.received.headers):
             rows[:] = 0xA5
         self.lent = Lent(self.arrays)
         self.pool = pool
@@ -47,8 +47,8 @@ class Frames:
             templates = [self._template(k) for k in range(here)]
             _fill(self.lent, here, self.stream, np.uint64(now))
             for k, template in enumerate(templates):
-                m = self.arrays.tx_meta[k]
-                front = self.arrays.tx_headers[k, FRAME_AT : m["header_end"]].tobytes()
+                m = self.arrays.sent.meta[k]
+                front = self.arrays.sent.headers[k, FRAME_AT : m["header_end"]].tobytes()
                 made.append(front + self._tail(template))
                 assert len(made[-1]) == m["frame_len"]
         return made
@@ -72,9 +72,9 @@ class Frames:
             for k, frame in enumerate(burst):
                 front, tail = frame[:HEADER_BYTES], np.frombuffer(frame[HEADER_BYTES:] + b"\xa5", np.uint8)
                 kept.append(tail)
-                self.arrays.rx_headers[k] = 0xA5
-                self.arrays.rx_headers[k, FRAME_AT : FRAME_AT + len(front)] = np.frombuffer(front, np.uint8)
-                m = self.arrays.rx_meta[k]
+                headers, m = self.arrays.received.headers, self.arrays.received.meta[k]
+                headers[k] = 0xA5
+                headers[k, FRAME_AT : FRAME_AT + len(front)] = np.frombuffer(front, np.uint8)
                 m["l2_offset"], m["header_end"] = FRAME_AT, FRAME_AT + len(front)
                 m["payload_addr"], m["payload_len"] = tail.ctypes.data, len(tail) - 1
             _check(self.lent, len(burst), self.stream, np.uint64(now))

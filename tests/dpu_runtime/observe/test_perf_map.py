@@ -122,8 +122,8 @@ def test_perf_knows_the_machine_code_by_name(new_daemon, namespaces, tmp_path):
     code = executable(pid)
     assert {
         LOOP,
-        "dpu_runtime.drivers.entries._tap_rx",
-        "dpu_runtime.drivers.entries._vhost_tx",
+        "dpu_runtime.drivers.tap.queue.tap_rx",
+        "dpu_runtime.drivers.vhost_user.queue.vhost_tx",
         "dpu_runtime.kernels.parse.parse.parse",
     } <= set(found)
     for spans in found.values():
@@ -153,7 +153,8 @@ def test_perf_knows_the_machine_code_by_name(new_daemon, namespaces, tmp_path):
     pings.kill()
     pings.wait()
     named = set(re.findall(r"^ +\d+\.\d+% +\[\.\] (\S+)", text, re.MULTILINE))
-    assert LOOP in named and any(name.startswith("dpu_runtime.drivers.entries._tap_") for name in named), text
+    drivers = "dpu_runtime.drivers.tap.queue.tap_"
+    assert LOOP in named and any(name.startswith(drivers) for name in named), text
 
     os.kill(pid, signal.SIGKILL)
     assert wait_until(lambda: daemon.data_plane() not in (None, pid), 60)

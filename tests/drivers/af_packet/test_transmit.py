@@ -15,7 +15,6 @@ from dpu_runtime.drivers.af_packet.if_packet import (
     PacketOption,
 )
 from dpu_runtime.drivers.port import PortCounter
-from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.layout import BATCH_SIZE, HEADER_BYTES, HEADROOM_BYTES, PAYLOAD_PIECES_MAX
 from dpu_runtime.kernels.offload.virtio_net import decode_vnet
 from dpu_runtime.kernels.parse.parse import parse
@@ -142,7 +141,7 @@ def test_a_frame_larger_than_the_mtu_is_dropped_alone(veth):
     sent = [frame(60), frame(2600), frame(61)]
     worker.transmit(Batch(sent))
     assert [next_frame(pair.wire) for _ in range(2)] == [frame(60), frame(61)]
-    assert worker.dropped() == {Drop.TX_ERROR: 1}
+    assert worker.dropped() == {"TX_ERROR": 1}
     assert worker.counted(*TX) == [2, 121, 1]
 
 
@@ -154,7 +153,7 @@ def test_a_header_that_the_kernel_refuses_is_dropped_alone(veth):
     batch.meta[2]["csum_start"], batch.meta[2]["csum_offset"] = HEADROOM_BYTES + 400, 16
     worker.transmit(batch)
     assert [next_frame(pair.wire) for _ in range(4)] == [frame(60 + i) for i in (0, 1, 3, 4)]
-    assert worker.dropped() == {Drop.TX_ERROR: 1}
+    assert worker.dropped() == {"TX_ERROR": 1}
     worker.transmit(batch, [0])
     assert next_frame(pair.wire) == frame(60)
 
@@ -173,7 +172,7 @@ def test_a_full_ring_is_a_counted_drop_and_no_wait(veth):
     sent, _, lost = worker.counted(*TX)
     assert sent in (slots, slots + 1)  # the shaper may have let one go
     assert sent + lost == bursts * BATCH_SIZE
-    assert worker.dropped() == {Drop.TX_FULL: lost}
+    assert worker.dropped() == {"TX_FULL": lost}
     pair.run_in(pair.netns, ["tc", "qdisc", "del", "dev", "dpu0", "root"])
     worker.transmit(batch, [0])
     assert worker.counted(PortCounter.TX_PACKETS) == [sent + 1]
@@ -184,7 +183,7 @@ def test_an_interface_that_is_down(veth):
     worker = pair.open()
     pair.near("link", "set", "dpu0", "down")
     worker.transmit(Batch([frame(60), frame(1400), frame(2500)]))
-    assert worker.dropped() == {Drop.PORT_DOWN: 3}
+    assert worker.dropped() == {"PORT_DOWN": 3}
     assert worker.counted(*TX) == [0, 0, 3]
     assert worker.receive() == (0, errno.EAGAIN)
     pair.near("link", "set", "dpu0", "up")
@@ -200,7 +199,7 @@ def test_an_interface_that_is_gone(veth):
     pair.near("link", "del", "dpu0")
     assert worker.receive() == (0, errno.ENODEV)
     worker.transmit(Batch([frame(60), frame(2500)]))
-    assert worker.dropped() == {Drop.PORT_DOWN: 2}
+    assert worker.dropped() == {"PORT_DOWN": 2}
 
 
 def test_a_worker_beyond_the_queues_sends_too(veth):
@@ -217,7 +216,7 @@ def test_a_ring_that_another_worker_holds(veth):
     worker = pair.open()
     worker.row["tx_lock"] = 1
     worker.transmit(Batch([frame(60)] * 3))
-    assert worker.dropped() == {Drop.TX_FULL: 3}
+    assert worker.dropped() == {"TX_FULL": 3}
     assert worker.counted(*TX) == [0, 0, 3]
     worker.row["tx_lock"] = 0
     worker.transmit(Batch([frame(61)]))

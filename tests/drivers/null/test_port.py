@@ -3,13 +3,14 @@
 import errno
 import os
 import select
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from dpu_runtime.drivers.null.port import NullPort
-from dpu_runtime.drivers.port import PORT_COUNTER_COUNT, Kind, PortCounter, PortError
+from dpu_runtime.drivers.port import Kind, PortCounter, PortError
 from dpu_runtime.kernels import layout
+from tests.drivers.bursts import Bursts, counters_of
 from tests.kernels.batches import Batch
 
 OFFLOADS = layout.PORT_TX_CSUM | layout.PORT_TX_TSO4 | layout.PORT_TX_TSO6 | layout.PORT_TX_USO
@@ -62,24 +63,17 @@ def test_no_descriptor_left_is_an_error_with_nothing_left(monkeypatch):
         os.fstat(made[0])
 
 
-@pytest.mark.compiled
 def test_packets_are_counted_and_none_comes():
-    from dpu_runtime.drivers.null.queue import null_rx, null_tx
-    from dpu_runtime.kernels.compile.jit import kernel
-
-    @kernel
-    def both(meta, order, count, counters):
-        null_tx(meta, order, count, counters)
-        return null_rx(counters)
-
+    bursts = Bursts(Kind.NULL, SimpleNamespace(port_counters=counters_of(1)))
     batch = Batch([b"\0" * 60, b"\0" * 100, b"\0" * 1514])
     records = batch.meta.copy()
-    counters = np.zeros(PORT_COUNTER_COUNT, np.uint64)
-    order = np.array([2, 0, 1], np.uint16)
-    assert both(batch.meta, order, 2, counters) == (0, errno.EAGAIN)
-    assert counters[PortCounter.TX_PACKETS] == 2
-    assert counters[PortCounter.TX_BYTES] == 1574
-    assert counters[PortCounter.TX_DROPPED] == 0
+    bursts.transmit(batch, [2, 0])
+    assert bursts.receive() == (0, errno.EAGAIN)
+    assert bursts.counted(PortCounter.TX_PACKETS, PortCounter.TX_BYTES, PortCounter.TX_DROPPED) == [
+        2,
+        1574,
+        0,
+    ]
     assert (batch.meta == records).all()
 
 

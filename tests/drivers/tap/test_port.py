@@ -313,7 +313,7 @@ def test_interface_that_is_down(tap, run_in):
     queue = Queue(port.fds[0])
     run_in(port.netns, ["ip", "link", "set", "eth0", "down"])
     queue.transmit(Batch([frame(60)] * 3), [0, 1, 2])
-    assert queue.dropped() == {Drop.PORT_DOWN: 3}
+    assert queue.dropped() == {"PORT_DOWN": 3}
     assert queue.counted(*TX) == [0, 0, 3]
     assert queue.receive() == (0, errno.EAGAIN)
     run_in(port.netns, ["ip", "link", "set", "eth0", "up"])
@@ -329,7 +329,7 @@ def test_interface_that_is_gone(tap, run_in):
     run_in(port.netns, ["ip", "link", "del", "eth0"])
     assert queue.receive() == (0, errno.EBADFD)
     queue.transmit(Batch([frame(60)]), [0])
-    assert queue.dropped() == {Drop.TX_ERROR: 1}
+    assert queue.dropped() == {"TX_ERROR": 1}
 
 
 @compiled
@@ -337,7 +337,7 @@ def test_closed_descriptor():
     queue = Queue(-1)
     assert queue.receive() == (0, errno.EBADF)
     queue.transmit(Batch([frame(60)]), [0])
-    assert queue.dropped() == {Drop.TX_ERROR: 1}
+    assert queue.dropped() == {"TX_ERROR": 1}
 
 
 @compiled
@@ -348,7 +348,7 @@ def test_frame_that_no_buffer_holds_is_dropped_alone(pair):
         peer.send(data)
     assert queue.receive() == (1, errno.EAGAIN)
     assert queue.frame(0) == good
-    assert queue.dropped() == {Drop.RX_TRUNCATED: 2}
+    assert queue.dropped() == {"RX_TRUNCATED": 2}
     assert queue.counted(*RX) == [3, FRAME_BYTES_MAX, 2]
 
 
@@ -359,7 +359,7 @@ def test_message_without_a_frame_is_dropped(pair):
         peer.send(data)
     assert queue.receive() == (1, errno.EAGAIN)
     assert queue.frame(0) == b"\7"
-    assert queue.dropped() == {Drop.RX_TRUNCATED: 4}
+    assert queue.dropped() == {"RX_TRUNCATED": 4}
     assert queue.counted(*RX) == [5, 1, 4]
 
 
@@ -384,7 +384,7 @@ def test_full_queue_is_a_counted_drop_and_no_wait(pair):
     while queue.drops[Drop.TX_FULL] == 0:
         queue.transmit(batch, np.arange(BATCH_SIZE))
     sent, octets, dropped = queue.counted(*TX)
-    assert queue.dropped() == {Drop.TX_FULL: dropped}
+    assert queue.dropped() == {"TX_FULL": dropped}
     assert octets == sent * 1000
     assert (sent + dropped) % BATCH_SIZE == 0
     assert peer.recv(1 << 17)[12:] == frame(1000)
@@ -395,4 +395,4 @@ def test_peer_that_is_gone(pair):
     queue, peer = pair
     peer.close()
     queue.transmit(Batch([frame(60)] * 2), [0, 1])
-    assert queue.dropped() == {Drop.TX_ERROR: 2}
+    assert queue.dropped() == {"TX_ERROR": 2}

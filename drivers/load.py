@@ -1,0 +1,35 @@
+"""How drivers come to a worker: the state of each kind, and the addresses of its entry points.
+
+A kind's folder has its name. There `io.py` makes the state, `queue.py` has the entry points.
+"""
+
+import importlib
+import weakref
+
+from dpu_runtime.drivers.entry import address_of_entry, address_of_state, entries_of
+from dpu_runtime.drivers.port import Kind
+from dpu_runtime.kernels.compile.reference import Lent
+
+KINDS = tuple(kind for kind in Kind if kind != Kind.NONE)
+
+
+def module_of(kind, name):
+    """Module `name` of a driver: "io" or "queue"."""
+    return importlib.import_module(f"dpu_runtime.drivers.{kind.name.lower()}.{name}")
+
+
+def load_drivers(io, burst, shared, kinds=KINDS):
+    """Make the states of these kinds, and compile or load their entry points; write the addresses to `io`.
+
+    io      PortIo of the worker   burst  its Burst, lent
+    shared  the shared memory's arrays as attributes
+
+    Returns {kind: state, lent}. They live as long as `io.states`.
+    """
+    states = {kind: Lent(module_of(kind, "io").make_state(io, shared)) for kind in kinds}
+    for kind, state in states.items():
+        for op, function in entries_of(module_of(kind, "queue")).items():
+            io.entries[kind, op] = address_of_entry(op, function, burst, state)
+        io.states[kind] = address_of_state(state)
+    weakref.finalize(io.states, dict.clear, dict(states)).atexit = False
+    return states
