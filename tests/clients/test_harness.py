@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients import hugepages as pages
+from bench.peers import hugepages as pages
 from tests.clients.guest import Guest, GuestError
 from tests.clients.testpmd import BURST, Testpmd, TestpmdError, vhost, virtio_user
 
@@ -56,11 +56,11 @@ def test_testpmd_that_cannot_start_says_why(socket_dir):
 @uses_testpmd
 def test_huge_pages_are_given_back():
     def number():
-        return int((pages._FOLDER / "nr_hugepages").read_text())
+        return pages.read("nr_hugepages")
 
     def in_use():
         """Whether somebody else has pages too: then the number is not ours to put back."""
-        with pages._LOCK.open("a") as lock:
+        with pages.USERS.open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -69,8 +69,10 @@ def test_huge_pages_are_given_back():
 
     before = number()
     shared = in_use()
-    with pages.hugepages(4), pages.hugepages(4):
-        assert int((pages._FOLDER / "free_hugepages").read_text()) >= 4
+    with pages.hugepages(16):
+        with pages.hugepages(16):
+            assert pages.read("free_hugepages") >= 16, "each has its own"
+        assert pages.read("free_hugepages") >= 8
     assert shared or number() == before
 
 

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import time
 
-from tests.clients.hugepages import PAGE_BYTES, hugepages
+from bench.peers.hugepages import hugepages
 
 PROMPT = "testpmd> "
 START_TIMEOUT_S = 30.0
@@ -90,7 +90,7 @@ class Testpmd:
         command += [f"--total-num-mbufs={mbufs}", *map(str, options)]
         with contextlib.ExitStack() as made:
             if huge:
-                made.enter_context(hugepages((memory_mb << 20) // PAGE_BYTES))
+                made.enter_context(hugepages(memory_mb))
             # A terminal, for to a pipe it writes in blocks.
             self._terminal, side = pty.openpty()
             made.callback(os.close, self._terminal)

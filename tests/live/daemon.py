@@ -23,6 +23,7 @@ MARK = "DPU_TEST_LIVE"  # environment variable that all processes of one daemon 
 START_TIMEOUT_S = 300.0  # a first start compiles
 END_TIMEOUT_S = 30.0
 SETTLE_TIMEOUT_S = 5.0
+PING_INTERVAL_S = 0.02
 
 
 def wait_until(condition, timeout_s=SETTLE_TIMEOUT_S, step_s=0.02):
@@ -234,8 +235,9 @@ class Container:
         return self._namespaces.popen(self.netns, argv, **options)
 
     def ping(self, address, count=1, *options, **how):
-        """Ping from inside; returns the finished process."""
-        return self.run("ping", "-n", "-c", count, "-W", 2, *options, address, **how)
+        """Ping from inside, each PING_INTERVAL_S unless an option says; returns the finished process."""
+        interval = () if "-f" in options else ("-i", PING_INTERVAL_S)
+        return self.run("ping", "-n", "-c", count, "-W", 2, *interval, *options, address, **how)
 
     def inside(self, function):
         """Call `function` in a thread that is inside."""

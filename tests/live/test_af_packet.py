@@ -26,7 +26,7 @@ def pair(dpu, namespaces, request):
 @pytest.mark.parametrize("size", [56, 1472, 9000, 65507])
 def test_ping_in_fragments_too(pair, size):
     a, b = pair
-    a.ping(b.ipv4, 3, "-i", 0.01, "-s", size)
+    a.ping(b.ipv4, 3, "-s", size)
 
 
 def test_large_tcp_packets_cross_in_one_piece(dpu, pair):
@@ -123,7 +123,7 @@ def test_processes_that_are_killed(new_daemon, namespaces, blocks):
     """The data plane, then both: sockets, rings and flows are there for the next one."""
     daemon = new_daemon().start()
     a, b = (plug(daemon, namespaces, name, KIND, blocks=blocks) for name in "ab")
-    a.ping(b.ipv4, 3, "-i", 0.01)
+    a.ping(b.ipv4, 3)
     standby = daemon.wait_for_standby()
     ping = a.popen("ping", "-n", "-q", "-i", 0.01, "-c", 300, b.ipv4, stdout=-1, text=True)
     assert wait_until(lambda: daemon.port("a")["rx_packets"] > 30)
@@ -133,7 +133,7 @@ def test_processes_that_are_killed(new_daemon, namespaces, blocks):
     assert lost < 60
     assert transfer(a, b, 8 << 20)
     daemon.kill_control()
-    a.ping(b.ipv4, 3, "-i", 0.01)
+    a.ping(b.ipv4, 3)
     daemon.start(daemon.folder / "dpu.toml")
     assert transfer(b, a, 8 << 20)
     assert daemon.settled()

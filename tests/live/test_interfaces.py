@@ -10,7 +10,7 @@ import pytest
 
 from dpu_runtime.config.errors import RpcError
 from tests.live.daemon import Container, wait_until
-from tests.live.test_failures import background_ping, lost_none
+from tests.live.pings import Pings
 
 pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("iproute2", "iputils-ping")]
 
@@ -57,11 +57,11 @@ def net(dpu, namespaces, request):
     cable.inner.ping(a.ipv4)
     a.ping(b.ipv4)
     noise = cable.inner.popen("ping", "-n", "-q", "-i", 0.005, a.ipv4, stdout=-1, stderr=-1)
-    bystander = background_ping(a, b, 300)
+    bystander = Pings(a, b.ipv4)
     yield SimpleNamespace(dpu=dpu, a=a, b=b, cable=cable)
     noise.kill()
     noise.communicate()
-    assert lost_none(bystander)
+    assert bystander.lost == []
 
 
 def test_down_and_up(net):

@@ -4,17 +4,20 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.live.daemon import Container, alive, wait_until
-from tests.live.streams import Stream, longest_gap, ping_series
+from tests.live.pings import Pings
+from tests.live.streams import Stream
 
 pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("iproute2", "iputils-ping")]
 
 GAP_S_MAX = 0.5  # without a packet, when the data plane is replaced by a warm one
-IDLE_S = 5.0
+IDLE_S = 2.0
 IDLE_CPU_MAX = 0.01  # of a core
+NS_PER_S = 1e9
 
 
 @pytest.fixture
@@ -41,22 +44,21 @@ def test_killed_data_plane_is_replaced_under_traffic(pair):
     daemon.wait_for_standby()
     before, link = daemon.data_plane(), interfaces(b)
     name = daemon.call("rule.add", name="count", priority=1, proto="icmp", action="allow")["name"]
-    stream, ping = Stream(a, b), ping_series(a, b, 3)
-    assert stream.goes_on()
-    time.sleep(0.5)
+    stream, ping = Stream(a, b), Pings(a, b.ipv4)
+    assert stream.goes_on() and ping.go_on(50)
     os.kill(before, signal.SIGKILL)
     assert wait_until(lambda: daemon.data_plane() != before)
     assert stream.goes_on()
-    gap_s, lost = longest_gap(ping)
+    assert ping.go_on(50)
     assert stream.finish()
-    assert gap_s < GAP_S_MAX, f"{gap_s} s, {lost} lost"
+    assert ping.gap_s < GAP_S_MAX, (ping.gap_s, ping.lost)
     assert interfaces(b) == link
     status = daemon.status()
     assert status["restarts"] == 1
     assert status["last_takeover_ms"] < GAP_S_MAX * 1000
     assert daemon.settled(), daemon.stats()["balance"]
     hits = {v["config"]["name"]: v["packets"] for v in daemon.call("rule.show", stats=True)}
-    assert hits[name] > 300
+    assert hits[name] >= 2 * 100, "both ways, of both data planes"
     assert daemon.stop() == 0
 
 
@@ -100,18 +102,17 @@ def test_killed_control_process_is_not_missed_by_packets(pair):
     a.ping(b.ipv4)
     plane = daemon.data_plane()
     daemon.call("rule.add", name="count", priority=1, proto="icmp", in_port="a", action="allow")
-    ping = ping_series(a, b, 5)
+    ping = Pings(a, b.ipv4)
     saved = daemon.saved()
     daemon.kill_control()
-    time.sleep(0.5)
+    assert ping.go_on(50)
     daemon.start(saved)
     status = daemon.status()
     assert (status["adopted"], status["data_plane_pid"]) == (True, plane)
-    gap_s, lost = longest_gap(ping)
-    assert lost == 0, f"{lost} lost, gap {gap_s} s"
-    views = daemon.call("rule.show", stats=True)
-    assert [(v["config"]["name"], v["packets"]) for v in views] == [("count", 500)]
-    assert daemon.port("a")["rx_packets"] >= 501
+    assert ping.go_on(50)
+    assert ping.lost == [], ping.gap_s
+    assert wait_until(lambda: daemon.call("rule.show", stats=True)[0]["packets"] == ping.sent)
+    assert daemon.port("a")["rx_packets"] > ping.sent
     assert daemon.settled()
 
 
@@ -199,12 +200,9 @@ def test_end_while_it_starts(new_daemon):
 
 
 def cpu_seconds(pids):
-    """CPU time that processes used, proc_pid_stat(5) fields 14 and 15."""
-    ticks = 0
-    for pid in pids:
-        with open(f"/proc/{pid}/stat") as stat:
-            ticks += sum(map(int, stat.read().rpartition(")")[2].split()[11:13]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+    """CPU time of all threads of processes, to the nanosecond: the first number of schedstat, proc(5)."""
+    paths = (path for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    return sum(int(path.read_text().split()[0]) for path in paths) / NS_PER_S
 
 
 def test_idle_daemon_takes_no_cpu_worth_naming(pair):

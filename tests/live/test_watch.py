@@ -15,11 +15,10 @@ pytestmark = [
 ]
 KICK_EVENT = 0xFFFF
 FLOOD = """
-import socket, sys, time
+import socket, sys
 wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 wire.connect((sys.argv[1], 9))
-end = time.monotonic() + 2
-while time.monotonic() < end:
+while True:
     try:
         wire.send(bytes(20))
     except ConnectionRefusedError:
@@ -28,7 +27,7 @@ while time.monotonic() < end:
 
 
 def flood(container, to):
-    """Send small packets for two seconds, as many as go."""
+    """Send small packets, as many as go, until it is killed."""
     return container.popen(sys.executable, "-c", FLOOD, to.ipv4)
 
 
@@ -47,7 +46,8 @@ def test_a_busy_port_is_looked_at_unasked_until_it_is_quiet(dpu, namespaces, kin
     assert wait_until(lambda: watched(dpu) == both)
     client = flood(a, b)
     assert wait_until(lambda: watched(dpu) < both)
-    assert client.wait(30) == 0
+    assert client.poll() is None
+    client.kill()
     assert wait_until(lambda: watched(dpu) == both)
     assert " 0% packet loss" in a.run("ping", "-n", "-q", "-i", "0.01", "-c", "50", b.ipv4).stdout
 
@@ -60,7 +60,8 @@ def test_a_busy_port_can_be_deleted(dpu, namespaces, kind):
     assert wait_until(lambda: index not in watched(dpu))
     dpu.call("port.del", name="a")
     again = plug(dpu, namespaces, "c", kind)
-    assert client.wait(30) == 0
+    assert client.poll() is None
+    client.kill()
     assert " 0% packet loss" in again.run("ping", "-n", "-q", "-i", "0.01", "-c", "50", b.ipv4).stdout
     status = dpu.call("port.show")
     assert wait_until(lambda: watched(dpu) == {port["info"]["index"] for port in status})

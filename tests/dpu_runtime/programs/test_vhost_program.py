@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -16,6 +17,14 @@ from tests.live.daemon import dpu_command, environment, wait_until
 from tests.live.daemons import ROOT, in_thread, start_process, wait_for
 
 END_TIMEOUT_S = 30.0
+# The program with its pauses shortened; test_live_vhost_program.py ends one that has them as they are.
+IMPATIENT = """
+import sys
+from dpu_runtime.cli.main import main
+from dpu_runtime.programs import vhost_program
+vhost_program.CHECK_S = vhost_program.GRACE_S = 0.5
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture
@@ -23,8 +32,9 @@ def program(socket_dir):
     """Start `dpu vhost-user WORDS` for the daemon in `socket_dir`; ended with the test."""
     started = []
 
-    def start(*words, pass_fds=()):
-        command = dpu_command("--socket", socket_dir / "dpu.sock", "vhost-user", *words)
+    def start(*words, pass_fds=(), impatient=False):
+        words = ("--socket", socket_dir / "dpu.sock", "vhost-user", *words)
+        command = [sys.executable, "-c", IMPATIENT, *words] if impatient else dpu_command(*words)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started.append(subprocess.Popen(command, cwd=ROOT, env=environment(), pass_fds=pass_fds, **pipes))
         return started[-1]
@@ -146,7 +156,7 @@ def test_a_port_that_a_rule_names_stays(program, device, socket_dir):
 
 
 def test_a_port_that_is_deleted_ends_the_program(program, device, socket_dir):
-    process = program(f"--socket-path={socket_dir}/vm", "--port=vm")
+    process = program(f"--socket-path={socket_dir}/vm", "--port=vm", impatient=True)
     process.stdout.readline()
     with Client(socket_dir / "dpu.sock") as client:
         client.call("port.del", name="vm")
@@ -159,7 +169,7 @@ def test_a_daemon_that_ends_ends_the_program(program, socket_dir):
     daemon = start_process(socket_dir)
     try:
         wait_for(socket_dir / "dpu.sock").close()
-        process = program(f"--socket-path={socket_dir}/vm")
+        process = program(f"--socket-path={socket_dir}/vm", impatient=True)
         process.stdout.readline()
     finally:
         daemon.terminate()

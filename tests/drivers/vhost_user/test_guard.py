@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.peers.hugepages import PAGE_MB, hugepages
 from dpu_runtime.drivers.vhost_user import guard as guard_file
 from dpu_runtime.drivers.vhost_user.guard import PAGE_BYTES, MemoryGuard, page_bytes
 from tests.conventions import ROOT
@@ -23,7 +24,6 @@ pytestmark = pytest.mark.compiled
 FILL = b"\xa5"
 HUGEPAGE_BYTES = 2 << 20
 MFD_HUGE_2MB = 21 << 26  # linux/memfd.h
-HUGEPAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 F_ADD_SEALS = 1033  # linux/fcntl.h
 F_SEAL_SHRINK = 0x2
 F_SEAL_WRITE = 0x8
@@ -56,13 +56,10 @@ def files():
 
 
 @pytest.fixture
-def hugepages():
-    """Four hugepages of 2 MB more than there were."""
-    before = int(HUGEPAGES.read_text())
-    HUGEPAGES.write_text(str(before + 4))
-    assert int(HUGEPAGES.read_text()) >= before + 4, "no memory in one piece for hugepages"
-    yield
-    HUGEPAGES.write_text(str(int(HUGEPAGES.read_text()) - 4))
+def pages():
+    """Four huge pages."""
+    with hugepages(4 * PAGE_MB):
+        yield
 
 
 def has_event(guard, timeout_s=0.0):
@@ -208,7 +205,8 @@ def test_the_error_number_of_the_worker_is_its_own(guard, files):
 
 
 @pytest.mark.root
-def test_hugepages_are_replaced_whole(guard, files, hugepages):
+@pytest.mark.usefixtures("pages")
+def test_hugepages_are_replaced_whole(guard, files):
     size = 3 * HUGEPAGE_BYTES
     fd = files(size, os.MFD_HUGETLB | MFD_HUGE_2MB)
     assert page_bytes(fd) == HUGEPAGE_BYTES

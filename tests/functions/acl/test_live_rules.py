@@ -85,7 +85,7 @@ def test_default_action_drop(dpu, stage):
     toml = dpu.call("config.get")["toml"]
     default = f'[runtime]\ndefault_{stage} = "drop"\n' + toml.partition("\n\n")[2]
     dpu.call("config.apply", toml=default)
-    assert a.ping(b.ipv4, check=False).returncode == 1
+    assert a.ping(b.ipv4, 1, "-W", 0.5, check=False).returncode == 1
     dpu.rule("allow", stage=stage, proto="icmp")
     dpu.rule("allow", stage=stage, ethertype="arp")
     assert wait_until(lambda: a.ping(b.ipv4, check=False).returncode == 0)
@@ -96,7 +96,7 @@ def test_ipv6_rule(dpu):
     a, b = dpu.container("a", ipv6=True), dpu.container("b", ipv6=True)
     a.ping(b.ipv6)
     name = dpu.rule(proto="icmpv6", dst=f"{b.ipv6}/128", src="fd07::/64", in_port="a")
-    assert a.ping(b.ipv6, 2, "-i", 0.2, "-W", 1, check=False).returncode == 1
+    assert a.ping(b.ipv6, 2, "-W", 1, check=False).returncode == 1
     assert dpu.hits(name) >= 2
     a.ping(b.ipv4)
 

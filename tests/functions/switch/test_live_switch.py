@@ -42,7 +42,7 @@ def test_frames_arrive_octet_for_octet(dpu):
 def test_access_ports_of_two_vlans_do_not_see_each_other(dpu):
     a, b = dpu.container("a", vlan=10), dpu.container("b", vlan=10)
     other = dpu.container("other", vlan=20)
-    a.ping(b.ipv4, 2, "-i", 0.2)
+    a.ping(b.ipv4, 2)
     assert other.ping(a.ipv4, 1, "-W", 1, check=False).returncode == 1
     with a.wire() as out, other.wire(QUIET_S) as into:
         out.send(frame("vlan 10"))

@@ -125,10 +125,11 @@ def test_the_daemon_is_told_where_the_interface_went(device, plugin, monkeypatch
     assert wait_until(lambda: plugin.state()["endpoints"][ENDPOINT]["inside"] == "eth0")
 
 
-def test_a_sandbox_that_goes_without_a_word(device, plugin, monkeypatch):
+def test_a_sandbox_that_goes_without_a_word(device, stopped_plugin, monkeypatch):
     """dockerd, killed and started again, removes sandboxes before it has loaded any driver."""
     gone = set()
-    monkeypatch.setattr(endpoints, "REAP_S", 0.05)
+    monkeypatch.setattr(endpoints, "REAP_S", 0.05)  # it has begun to wait when it has started
+    plugin = stopped_plugin.start()
     monkeypatch.setattr(endpoints, "is_gone", gone.__contains__)
     monkeypatch.setattr(placement, "find_inside", lambda *_: "eth0")
     joined(plugin)
