@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from dpu_runtime.config.errors import ApplyError, ConfigError, DataPlaneError
 from dpu_runtime.config.file import problems
 from dpu_runtime.config.models import Config
-from dpu_runtime.config.references import missing, standing
+from dpu_runtime.config.references import cleared, missing, renamed, standing
 from dpu_runtime.control import plan
 from dpu_runtime.control.origin import Origin
 from dpu_runtime.drivers.port import PortError
@@ -39,10 +39,13 @@ class Control:
         self._keeping = False  # the state directory has all of it, until all of it was tried
         await self.apply(config)
         async with self._lock:
+            came = []
             for port in kept.ports:
                 if why := await self._bring_back(port, kept.gone(port)):
                     _dropped("port", port.name, why)
-            parts = {**self.running.parts(), **self._items_to_come(kept)}
+                else:
+                    came.append(port)
+            parts = {**self.running.parts(), **self._to_come(kept, came)}
             counts = [(len(parts["port"]) - len(config.port), "ports")]
             counts += [
                 (len(parts[s.key]) - len(getattr(config, s.key)), s.words) for s in self.running.SECTIONS
@@ -54,22 +57,30 @@ class Control:
                 log.info("%s made at run time are back", enumeration(f"{n} {words}" for n, words in counts))
 
     async def _bring_back(self, port, gone):
-        """Make a port again, closed until `_move` has set what names it; returns why it cannot come."""
+        """Make a port again, closed until `_move` has set what names it; returns why it cannot come.
+
+        What the port names may come later: it is made without.
+        """
         if gone:
             return gone
         if any(other.name == port.name for other in self.running.port):
             return "the configuration file has a port of this name now"
         try:
-            target = _fitting({**self.running.parts(), "port": [*self.running.port, port]})
+            parts = self.running.parts()
+            parts["port"] = [*self.running.port, port]
+            bare = cleared(port, plan.names(parts))
+            target = _fitting({**parts, "port": [*self.running.port, bare]})
             self._origin.note(port)
-            await self.device.add_port(port)
+            await self.device.add_port(bare)
         except (ConfigError, *REFUSALS) as error:
             return str(error)
         self.running = target
         return None
 
-    def _items_to_come(self, kept):
+    def _to_come(self, kept, ports):
         """{section: items} of what runs and of what can be brought back; a line says what cannot.
+
+        ports  that came back, with all that they name
 
         Where the file has taken a name that was only made up, another is made up.
         """
@@ -81,13 +92,16 @@ class Control:
             free = plan.beside(config, {key: kept.of(key) for key in running}, running, renames)
             come = standing(free, there)
             for key, own in running.items():
-                for name in {item.name for item in kept.of(key)} - {item.name for item in free[key]}:
-                    if (key, name) not in renames:
-                        _dropped(key, name, f"the configuration file has a {key} of this name now")
+                stay = {item.name for item in free[key]}
+                for item in kept.of(key):
+                    if item.name not in stay and (key, item.name) not in renames:
+                        _dropped(key, item.name, f"the configuration file has a {key} of this name now")
                 for item in free[key]:
                     if lost := missing(item, there):
                         _dropped(key, item.name, "it names " + enumeration(_by_section(lost)))
                 parts[key] = [*own, *come[key]]
+        again = {port.name: renamed(port, renames) for port in ports}
+        parts["port"] = [again.get(port.name, port) for port in config.port]
         return plan.cleared_parts(parts, there)
 
     async def adopt(self, config, kept):

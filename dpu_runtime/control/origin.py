@@ -9,6 +9,7 @@ Not:  the file they are kept in, state.py; ports with an owner among them, plan.
 from dataclasses import dataclass, field
 
 from dpu_runtime.config.models import PortConfig
+from dpu_runtime.control.plan import names
 from dpu_runtime.drivers.linux.netns import process_identity
 from dpu_runtime.programs import vhost_program
 
@@ -52,7 +53,7 @@ class Origin:
 
     def of_file(self, config):
         """Take what `config` names for the file's, all else for made at run time."""
-        self._names = _names(config)
+        self._names = names(config.parts())
 
     def from_file(self, name):
         """Whether the port `name` is the file's."""
@@ -68,23 +69,17 @@ class Origin:
 
     def split(self, running):
         """Return the file's part of `running`, and what is to be kept of the rest."""
-        there = _names(running)
+        there = names(running.parts())
         # one that was deleted may come again otherwise
-        self._names = {section: names & self._names.get(section, set()) for section, names in there.items()}
+        self._names = {section: own & self._names.get(section, set()) for section, own in there.items()}
         file, rest = {}, {}
-        for section, names in self._names.items():
+        for section, own in self._names.items():
             items = getattr(running, section)
-            file[section] = [item for item in items if item.name in names]
-            rest[section] = [item for item in items if item.name not in names]
+            file[section] = [item for item in items if item.name in own]
+            rest[section] = [item for item in items if item.name not in own]
         ports = [port for port in rest.pop("port") if port.owner != vhost_program.OWNER]
         self._processes = {
             name: found for name, found in self._processes.items() if found and name in there["port"]
         }
         kept = Kept(ports, {section: own for section, own in rest.items() if own}, self._processes)
         return running.model_copy(update=file), kept
-
-
-def _names(config):
-    """{section: names} of ports and of all items."""
-    sections = ("port", *(section.key for section in config.SECTIONS))
-    return {section: {item.name for item in getattr(config, section)} for section in sections}

@@ -173,12 +173,13 @@ def beside_owned(running: Config, wanted: Config):
     owned = [port for port in running.port if port.owner and port.name not in named]
     others = {"port": {port.name for port in owned}}
     there = {"port": named | others["port"]}
-    parts, renames = {"port": [*wanted.port, *owned]}, {}
+    parts, renames = {}, {}
     for function in running.FUNCTIONS:
         items = beside(running, _of_others(running.items(function), others), wanted.items(function), renames)
         there |= {key: {item.name for item in own} for key, own in wanted.items(function).items()}
         items = standing(items, there)
         parts |= {key: [*own, *items[key]] for key, own in wanted.items(function).items()}
+    parts["port"] = [*wanted.port, *(renamed(port, renames) for port in owned)]
     return {"runtime": wanted.runtime, **cleared_parts(parts, there)}
 
 
@@ -227,6 +228,11 @@ def without_ports(config: Config, names):
     for function in config.FUNCTIONS:
         parts |= standing(config.items(function), there)
     return {"runtime": config.runtime, **cleared_parts(parts, there)}
+
+
+def names(parts):
+    """{section: names} of ports and items of `parts`."""
+    return {key: {item.name for item in own} for key, own in parts.items() if key != "runtime"}
 
 
 def cleared_parts(parts, there):

@@ -69,7 +69,7 @@ class Books:
         try:
             self._books[name].publish(*configured, numbers)
         except ValueError as error:
-            raise PortError("", name, text=str(error)) from None
+            raise PortError("", _what(self._functions[name]), text=str(error)) from None
 
     def in_force(self, name):
         """(items, settings) of a function, None if this process has put nothing in force."""
@@ -111,6 +111,11 @@ class Books:
         """Mend what a dead data plane left half written; no worker runs."""
         for book in self._books.values():
             book.repair()
+
+
+def _what(function):
+    """What a function has items of, in words, or its name."""
+    return ", ".join(f"{noun.name}s" for noun in function.nouns.values()) or function.name
 
 
 def _changed(before, after):

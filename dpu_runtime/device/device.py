@@ -217,8 +217,8 @@ class DpuDevice(Takeover):
         if not changed <= FRAME_IN_PLACE | self.functions.in_place:
             return False
         live = self.ports[old.name]
-        await self._change_interface(new, old, changed)
         try:
+            await self._change_interface(new, old, changed)
             tables, undo = (functools.partial(self._rewrite, live, config) for config in (new, old))
             await self.functions.programs.port(live.index, new, tables, undo)
         except BaseException:

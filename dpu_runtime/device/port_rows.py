@@ -8,7 +8,6 @@ Not: the port's queues; the data-plane process adds and deletes those.
 import numpy as np
 
 from dpu_runtime.device.live_port import uses_interface
-from dpu_runtime.drivers.port import PortError
 from dpu_runtime.kernels import layout
 
 NOT_UP = np.uint32(~layout.PORT_UP & 0xFFFFFFFF)
@@ -49,7 +48,7 @@ class PortRows:
         before, live.config = live.config, config
         try:
             self.rewrite(live)
-        except PortError:
+        except BaseException:
             live.config = before
             raise
         if uses_interface(config):

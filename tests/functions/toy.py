@@ -48,6 +48,9 @@ class ToyPort(Keys):
     """Keys of `[[port]]`."""
 
     toy: bool = Field(False, description="the port takes part")
+    toy_tag: Annotated[types.ItemName, Refers("tag", cleared=True)] | None = Field(
+        None, description="tag that stands for the port's own"
+    )
 
 
 FUNCTION = Function(

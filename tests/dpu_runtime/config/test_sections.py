@@ -27,7 +27,7 @@ def test_keys_of_functions_stand_among_those_of_the_frame(models):
     assert list(models.RuntimeConfig.model_fields)[-3:] == ["default_egress", "toy_level", "toy_size"]
     port = list(models.NullPort.model_fields)
     assert port.index("vlan") == port.index("verify_checksum") - 3
-    assert port[-2:] == ["toy", "owner"]
+    assert port[-3:] == ["toy", "toy_tag", "owner"]
     assert models.NullPort(name="a", kind="null").toy is False
 
 

@@ -286,6 +286,31 @@ def test_what_names_a_made_up_name_follows_it(models, started):
     ]
 
 
+def test_a_port_that_names_an_item_comes_back_before_it(models, started):
+    control = started(FILE, in_place=("toy_tag",))
+    run(control.add_item("tag", toy.TagConfig(port="a")))  # mark-1
+    run(control.add_port(models.NullPort(name="own", kind="null", toy_tag="mark-1", owner="engine")))
+    run(control.add_item("tag", toy.TagConfig(port="own")))
+    with pytest.raises(ApplyError, match="tag 'mark-1' is named by toy_tag of port own"):
+        run(control.del_item("tag", "mark-1"))
+    again = started(FILE + TAG.replace('"t"', '"mark-1"'), in_place=("toy_tag",))
+    assert [(port.name, port.toy_tag) for port in again.running.port][2:] == [("own", "mark-3")]
+    assert [(tag.name, tag.port) for tag in again.running.tag][1:] == [("mark-3", "a"), ("mark-2", "own")]
+    assert again.device.calls[-2:] == ["update own", "set toy"]
+    run(again.apply(parse_config(FILE + TAG.replace('"t"', '"mark-2"'))))
+    assert [(port.name, port.toy_tag) for port in again.running.port][2:] == [("own", None)]
+    assert [(tag.name, tag.port) for tag in again.running.tag] == [("mark-2", "b"), ("mark-1", "own")]
+
+
+def test_a_port_whose_item_does_not_come_back_is_without_it(models, started):
+    control = started(FILE, in_place=("toy_tag",))
+    run(control.add_item("tag", toy.TagConfig(name="t", port="a")))
+    run(control.add_port(models.NullPort(name="own", kind="null", toy_tag="t")))
+    again = started(FILE.replace('"a"', '"z"'), in_place=("toy_tag",))
+    assert [(port.name, port.toy_tag) for port in again.running.port][2:] == [("own", None)]
+    assert matches(again)
+
+
 def test_a_name_that_the_file_took_is_the_files(models, started, caplog):
     control = started(FILE)
     run(control.add_item("tag", toy.TagConfig(name="t", port="a")))

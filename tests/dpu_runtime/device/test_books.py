@@ -62,7 +62,7 @@ def test_items_of_a_function_find_what_they_name(made):
 
 def test_what_is_refused_changes_nothing(made):
     made.tags({"name": "t", "port": "a", "value": 5})
-    with pytest.raises(PortError, match="toy: 255 is not possible"):
+    with pytest.raises(PortError, match="marks: 255 is not possible"):
         made.tags({"name": "u", "port": "b", "value": 255})
     assert made.toy() == ({3: 6}, 0)
     assert made.books.counters("toy") == {"tag": {"t": (0, 0)}}
@@ -106,7 +106,7 @@ def test_when_those_that_name_it_refuse_all_is_as_before(made, monkeypatch):
         publish(book, items, settings, numbers)
 
     monkeypatch.setattr(toy.ToyBook, "publish", refuse)
-    with pytest.raises(PortError, match="toy: not that number"):
+    with pytest.raises(PortError, match="marks: not that number"):
         made.rules("front", "r")
     assert made.meant("a") == 100
     assert made.books._books["acl"].numbers() == {"rule": {"r": 100}}

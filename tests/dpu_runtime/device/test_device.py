@@ -154,7 +154,7 @@ def test_notes_are_written_whole_with_what_all_functions_have(made):
 def test_items_that_do_not_fit_are_refused(made):
     run(made.set_section("acl", rules("r"), AclSettings()))
     many = {"rule": rules("r")["rule"] * 65537}
-    with pytest.raises(PortError, match="acl: 65537 rules in one stage, at most 65536 are possible"):
+    with pytest.raises(PortError, match="rules: 65537 rules in one stage, at most 65536 are possible"):
         run(made.set_section("acl", many, AclSettings()))
     assert made.item_counters("acl") == {"rule": {"r": (0, 0)}}
 
