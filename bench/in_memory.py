@@ -18,7 +18,7 @@ from dpu_runtime.kernels.burst import make_burst
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.switch import mac_table
 from dpu_runtime.plane.program import Programs, Stages
-from dpu_runtime.plane.shared import SharedState
+from dpu_runtime.plane.shared import SharedState, regions_of
 from dpu_runtime.plane.worker_thread import load_fused, make_worker
 from dpu_runtime.registry import functions, order
 
@@ -32,23 +32,31 @@ class InMemory:
 
     on       names of stages in the programs of all ports: as in a daemon, what rules need is added
     workers  with rows in the tables; `worker` is the first of them
+    more     functions beside those of the registry
+    tasks    names of tasks that run
     """
 
-    def __init__(self, on=("switch_admit", "switch", "switch_tags"), workers=1):
-        self.shared = SharedState.create(workers)
+    def __init__(self, on=("switch_admit", "switch", "switch_tags"), workers=1, more=(), tasks=()):
+        self.functions = (*functions(), *more)
+        self.shared = SharedState.create(workers, regions_of(self.functions))
         os.close(self.shared.fd)  # mapped, and nobody else will
         settings = self.shared.of("switch").settings
         settings[mac_table.AGEING_TICKS] = mac_table.ageing_ticks(mac_table.MAC_AGEING_SECONDS)
-        self.worker, self.burst, self.stages, self.programs = make_private(self.shared, 0, workers)
+        self.worker, self.burst, self.stages, self.programs = make_private(
+            self.shared, 0, workers, self.functions
+        )
         self.arena = huge_pages(layout.ARENA_BYTES)  # for payloads
-        self.on = set(on)
-        set_programs(self.programs, self.on)
+        self.on, self.tasks = set(on), tasks
+        self._set_programs()
+
+    def _set_programs(self):
+        set_programs(self.programs, self.on, self.functions, self.tasks)
 
     def switch_on(self, *names):
         """Have these stages in the programs of all ports too."""
         if not self.on.issuperset(names):
             self.on.update(names)
-            set_programs(self.programs, self.on)
+            self._set_programs()
 
     def add_port(self, index, flags=layout.PORT_UP | ALL_OFFLOADS, mtu=1500, mac=0, vlan=0, trunk=()):
         """A null port; its descriptor is its index, which no system call will see."""
@@ -73,19 +81,19 @@ class InMemory:
             self.switch_on(f"acl_{hook}")
 
 
-def make_private(shared, number, workers):
+def make_private(shared, number, workers, declared=None):
     """The private memory of a worker, ready to run over null ports: (worker, burst, Stages, Programs)."""
     burst = Lent(make_burst(number, shared))
     worker, frame = make_worker(shared, number, workers, burst)
     load_drivers(worker.io, burst, shared, [Kind.NULL])
     load_fused(burst, frame)
-    stages = Stages(shared, number, burst, functions())
+    stages = Stages(shared, number, burst, declared or functions())
     return worker, burst, stages, Programs(frame, stages)
 
 
-def set_programs(programs, on):
+def set_programs(programs, on, declared=None, tasks=()):
     """Have the stages `on` in the programs of all ports."""
-    stages = order(functions())
+    stages = order(declared or functions())
     every = list(range(layout.PORTS_MAX))
     named = {hook: [stage.name for stage in stages[hook] if stage.name in on] for hook in HOOKS}
-    programs.set([{"hook": hook, "stages": names, "ports": every} for hook, names in named.items()])
+    programs.set([{"hook": hook, "stages": names, "ports": every} for hook, names in named.items()], tasks)

@@ -16,11 +16,13 @@ import numpy as np
 from dpu_runtime.kernels.burst import RELEASED, Service, Word
 from dpu_runtime.kernels.checksum.payload import copy_octets
 from dpu_runtime.kernels.compile.jit import helper
-from dpu_runtime.kernels.octets.memory import address_of
+from dpu_runtime.kernels.layout import ROW_BYTES
+from dpu_runtime.kernels.octets.memory import address_of, copy_memory
 from dpu_runtime.kernels.stage import NO_ROW, send_later, spare_row
 
 NO_PLACE = -1
 _1 = np.uint64(1)
+_ROW_BYTES = np.uint64(ROW_BYTES)
 
 
 @helper
@@ -35,7 +37,7 @@ def hold(burst, packet):
         return np.int64(NO_PLACE)
     place = np.int64(pool.free[free])
     pool.free[0] = free - 1
-    pool.headers[place] = burst.headers[packet]
+    copy_memory(address_of(pool.headers[place]), address_of(burst.headers[packet]), _ROW_BYTES)
     pool.meta[place] = burst.meta[packet]
     m = pool.meta[place]
     payload = address_of(pool.payloads[place])
@@ -55,7 +57,7 @@ def release(burst, place, port):
     row = spare_row(burst)
     if row == NO_ROW:
         return False
-    burst.headers[row] = burst.pool.headers[place]
+    copy_memory(address_of(burst.headers[row]), address_of(burst.pool.headers[place]), _ROW_BYTES)
     burst.meta[row] = burst.pool.meta[place]
     send_later(burst, row, port, RELEASED)
     _leave(burst, place)

@@ -16,8 +16,8 @@ import numpy as np
 from dpu_runtime.kernels.burst import EGRESS, MADE, SPARE_ROWS, WANTS_RULE, Service, Word
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE, helper, primitive
 from dpu_runtime.kernels.drops import Drop
-from dpu_runtime.kernels.layout import BATCH_SIZE, PORT_UP, VERDICT_DROP, VIRTIO_NET_HDR_GSO_NONE
-from dpu_runtime.kernels.octets.memory import load_u64
+from dpu_runtime.kernels.layout import BATCH_SIZE, PORT_UP, ROW_BYTES, VERDICT_DROP, VIRTIO_NET_HDR_GSO_NONE
+from dpu_runtime.kernels.octets.memory import address_of, copy_memory, load_u64
 
 if not PYTHON_MODE:
     from numba import types
@@ -38,6 +38,7 @@ _0 = np.uint64(0)
 _1 = np.uint64(1)
 _WANTS_RULE = np.uint64(WANTS_RULE)
 _PORT_UP = np.uint32(PORT_UP)
+_ROW_BYTES = np.uint64(ROW_BYTES)
 NO_ROW = -1
 
 
@@ -67,7 +68,7 @@ def spare_row(burst):
 def copy_row(burst, source, target):
     """Copy the front of a packet into another row; its payload stays where it is, for both."""
     burst.meta[target] = burst.meta[source]
-    burst.headers[target] = burst.headers[source]
+    copy_memory(address_of(burst.headers[target]), address_of(burst.headers[source]), _ROW_BYTES)
     burst.meta[target]["repeats"] = 0
     burst.marks[target]["made"] = 0
 

@@ -75,7 +75,12 @@ def function_region(function):
 @functools.cache
 def regions():
     """Every region that this version has."""
-    return (FRAME, *DRIVERS, *map(function_region, functions()))
+    return regions_of(functions())
+
+
+def regions_of(declared):
+    """The regions of the frame, the drivers and the functions `declared`."""
+    return (FRAME, *DRIVERS, *map(function_region, declared))
 
 
 class SharedState:
