@@ -1,5 +1,7 @@
 """A DPU in memory with the functions that a test declares; what leaves by its null ports is recorded."""
 
+import time
+
 import numpy as np
 
 from bench.in_memory import ALL_OFFLOADS, InMemory
@@ -67,7 +69,7 @@ class Device(InMemory):
         super().__init__(on=("switch_admit", "switch", *on), more=functions, tasks=tasks)
         self._record = np.zeros(16 + RECORDS_MAX * RECORD_BYTES, np.uint8)
         self.burst.words[RECORD_WORD] = self._record.ctypes.data
-        self.now_ns = 1 << 40
+        self.now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         for index in range(ports):
             self.add_port(index, PORT_UP | ALL_OFFLOADS)
 
