@@ -1,6 +1,6 @@
 """JSON of models that are written again and again: the text of each is made once.
 
-In:  models that never change, such as ports and rules of a configuration.
+In:  models that never change, such as ports and items of a configuration.
 """
 
 

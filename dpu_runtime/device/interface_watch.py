@@ -1,7 +1,7 @@
 """Watches the interfaces that ports use and did not make: they go, come again, go down, change name or MTU.
 
 A port follows its interface, found by index, so also under another name. When that is gone the port leaves
-the data plane but keeps its index, counters and rules; an interface of the configured name opens it again.
+the data plane but keeps index, counters and what names it. One of its name opens it again.
 
 In:   link messages of each namespace that has such a port, and a look at the namespaces themselves.
 Out:  `state`, `notes` and `lost` of live ports; port_queues.py takes a port out and brings it back.

@@ -35,7 +35,7 @@ class PortQueues:
         self.rows = None
 
     async def take_out(self, live):
-        """Take a port out of the data plane; what it learned goes; its index, counters and rules stay."""
+        """Take a port out of the data plane; what it learned goes; its index and counters stay."""
         self._lose(live)
         try:
             await self._request({"do": "del_port", "index": live.index})

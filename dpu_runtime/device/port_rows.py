@@ -10,6 +10,8 @@ import numpy as np
 from dpu_runtime.device.live_port import uses_interface
 from dpu_runtime.kernels import layout
 
+# flags last: they say what the others are for
+WORDS = (*(word for word in layout.PORT_DTYPE.names if word not in ("generation", "pad", "flags")), "flags")
 NOT_UP = np.uint32(~layout.PORT_UP & 0xFFFFFFFF)
 
 
@@ -36,7 +38,7 @@ class PortRows:
             made["flags"] &= ~np.uint32(layout.PORT_RX_GRO)
         self._books.port(index, port, made)
         row = self.shared.ports[index]
-        for word in ("mac", "mtu", "vlan", "kind", "flags"):  # flags last: they say what the others are for
+        for word in WORDS:
             row[word] = made[word]
 
     def known(self, live):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, PathDistribution
@@ -18,6 +19,7 @@ from dpu_runtime.config.types import ItemName, PortRef, Refers
 from dpu_runtime.function import EGRESS, HOOKS, INGRESS, Function, Noun, Stage, Tables
 from dpu_runtime.kernels.layout import PER_WORKER, WORKERS_MAX
 from dpu_runtime.registry import DeclarationError, functions
+from tests import conventions
 from tests.functions import toy
 
 ACL = "of function acl (drop packets by rules over their headers)"
@@ -241,6 +243,14 @@ def test_the_frames_names_are_all_there():
     commands = next(action for action in build_parser()._actions if action.choices).choices
     nouns = {noun.name for function in functions() for noun in function.nouns.values()}
     assert set(commands) - nouns <= set(declarations.FRAME_WORDS)
+
+
+@pytest.mark.parametrize("folder", ["config", "control", "device", "observe"])
+def test_the_control_half_knows_no_function_by_name(folder):
+    of_functions = re.compile(rf"dpu_runtime\.(?:functions|kernels)\.(?:{'|'.join(registry.NAMES)})\b")
+    files = sorted((conventions.ROOT / "dpu_runtime" / folder).glob("*.py"))
+    assert files
+    assert [str(path) for path in files if of_functions.search(path.read_text())] == []
 
 
 class Found:
