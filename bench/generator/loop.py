@@ -6,8 +6,9 @@ Not:    libdpu (host_loop.py), how ports are opened (ports.py).
 Sender and receiver are one thread: as two that poll they would take a CPU from each other.
 """
 
+import functools
+import os
 from collections import namedtuple
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -17,11 +18,11 @@ from bench.generator.receive import receive_frame
 from bench.generator.stamp import put_front, write_stamp
 from dpu_runtime.drivers.burst import rx_burst, rx_done, tx_burst
 from dpu_runtime.drivers.port import PortCounter
-from dpu_runtime.kernels.burst import SERVICE_WORDS, make_burst
+from dpu_runtime.kernels.burst import make_burst
 from dpu_runtime.kernels.compile.jit import helper, kernel
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT
-from dpu_runtime.kernels.layout import PORT_DTYPE, PORTS_MAX
 from dpu_runtime.kernels.octets.memory import address_of, cycles
+from dpu_runtime.plane.shared import SharedState
 
 RX_BURSTS = 4  # between two that are sent, while they are full
 
@@ -70,15 +71,16 @@ def make_traffic(pool):
     return traffic
 
 
+@functools.cache
+def own_memory():
+    """What a data plane has in shared memory, for this process only."""
+    shared = SharedState.create()
+    os.close(shared.fd)  # mapped, and nobody else will
+    return shared
+
+
 def _burst(drops):
-    """A burst for drivers, which have no use for what a data plane shares but `drops`."""
-    shared = SimpleNamespace(
-        ports=np.zeros(PORTS_MAX, PORT_DTYPE),
-        active_ports=np.zeros(1 + PORTS_MAX, np.uint16),
-        services=np.zeros((1, SERVICE_WORDS), np.uint64),
-        drops=[drops],
-    )
-    burst = make_burst(0, shared)
+    burst = make_burst(0, own_memory())._replace(drops=drops)
     burst.packets[:] = np.arange(len(burst.packets))
     return burst
 

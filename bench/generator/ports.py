@@ -11,7 +11,7 @@ import os
 import numpy as np
 
 from bench.generator.layout import FRAME_AT
-from bench.generator.loop import exchange, send_one
+from bench.generator.loop import exchange, own_memory, send_one
 from dpu_runtime.config import models as config
 from dpu_runtime.drivers.af_packet.port import AfPacketPort
 from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, QUEUE_FRAMES
@@ -23,7 +23,6 @@ from dpu_runtime.drivers.mapping import map_queues
 from dpu_runtime.drivers.port import Kind, PortCounter
 from dpu_runtime.kernels.burst import make_burst
 from dpu_runtime.kernels.compile.reference import Lent
-from dpu_runtime.plane.shared import SharedState
 
 AF_PACKET, AF_XDP = "af_packet", "af_xdp"
 TX, RX, NO_PORT = 0, 1, -1  # numbers of the ports
@@ -34,8 +33,7 @@ class Memory:
     """What a data plane's worker has, for the drivers: one in a process."""
 
     def __init__(self):
-        self.shared = SharedState.create()
-        os.close(self.shared.fd)  # mapped, and nobody else will
+        self.shared = own_memory()
         self.io = make_io(0, 1, self.shared)
         self.lent = Lent(self.io)
 

@@ -1,5 +1,7 @@
 """Entry points of a driver, called from a test: bursts as the worker loop makes them."""
 
+import functools
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,15 +10,24 @@ from dpu_runtime.drivers.entry import Op, entries_of
 from dpu_runtime.drivers.io import make_io
 from dpu_runtime.drivers.load import module_of
 from dpu_runtime.drivers.port import PORT_COUNTER_COUNT
-from dpu_runtime.kernels.burst import SERVICE_WORDS, make_burst
+from dpu_runtime.kernels.burst import make_burst
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
-from dpu_runtime.kernels.layout import BATCH_SIZE, META_DTYPE, PORT_DTYPE, ROW_BYTES
+from dpu_runtime.kernels.layout import BATCH_SIZE, META_DTYPE, ROW_BYTES
+from dpu_runtime.plane.shared import SharedState
 from tests.kernels.pieces import FILL, payload_of
 
 NO_ROW = 0xFFFF  # in `packets`, in front of those that are sent: a test that reads it fails
 FIRST = 3  # how often
 NOBODYS_FD = 1 << 20  # a port with a negative one is not there
+
+
+@functools.cache
+def _shared_memory():
+    """What is in a burst that no driver looks at."""
+    shared = SharedState.create()
+    os.close(shared.fd)
+    return shared
 
 
 def counters_of(ports, workers=1):
@@ -40,14 +51,8 @@ class Bursts:
         common = make_io(worker, workers, SimpleNamespace(**{"devices": None, **vars(shared)}))
         self.io = module_of(kind, "io").make_state(common, shared)
         self._entries = entries_of(module_of(kind, "queue"))
-        nothing = SimpleNamespace(
-            ports=np.zeros(1, PORT_DTYPE),
-            active_ports=np.zeros(1, np.uint16),
-            services=np.zeros((1, SERVICE_WORDS), np.uint64),
-            drops=[self.drops],
-        )
-        self._burst = make_burst(0, nothing)._replace(
-            headers=self.headers, meta=self.meta, copies=self.copies
+        self._burst = make_burst(0, _shared_memory())._replace(
+            headers=self.headers, meta=self.meta, copies=self.copies, drops=self.drops
         )
 
     def call(self, op, *args):
