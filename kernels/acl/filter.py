@@ -180,20 +180,10 @@ def make_rows(burst, start, end, out_port, used, cache):
 def judge(burst, state, port, count):
     """Drop the packets that this hook's first matching rule, or its default, denies.
 
-    <<<<<<< ours
     burst  Burst              in parsed fields of meta; in/out packets; out verdict, drop_reason, marks
     state  State, ACL_LAYOUT  tables: this hook's, both halves; private: this worker's VerdictCache
     port   int                 at egress the port they leave by
     count  int                 packets at hand
-    =======
-    headers  uint8[n, ROW_BYTES]        not read
-    meta     META_DTYPE[n]              in parsed fields, in/out verdict, out drop_reason
-    count    int, 0 <= count <= n       packets in the batch
-    acl      Acl                        the stage, both slots
-    cache    VerdictCache               in/out, this worker's for this stage
-    hits     uint64[HIT_SLOTS, 2]       in/out, packets and octets of each rule, added to
-    drops    uint64[DROP_REASON_COUNT]  in/out, packets, added to
-    >>>>>>> theirs
 
     Returns packets left. Never raises: a bad packet is a verdict.
     """
