@@ -23,7 +23,7 @@ from dpu_runtime.drivers.linux.libc import EPOLL_CTL_ADD, EPOLL_EVENT_BYTES
 from dpu_runtime.drivers.vhost_user.guard import MemoryGuard
 from dpu_runtime.kernels.acl.layout import ACL_LAYOUT, Acl
 from dpu_runtime.kernels.acl.verdict_cache import new_verdict_cache
-from dpu_runtime.kernels.compile.jit import cache_is_empty, cache_lock, kernel
+from dpu_runtime.kernels.compile.jit import is_kept, kernel
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.layout import PORTS_MAX
 from dpu_runtime.kernels.octets.memory import cycles
@@ -212,13 +212,10 @@ def _at_most_as_long_as_its_parent(function, *args):
 
 
 @contextlib.contextmanager
-def _second_process(function, *args):
-    """Have another process compile beside this one, if the machine code is not on disk yet.
-
-    What it did not get done, this one does for itself.
-    """
+def _second_process(is_needed, function, *args):
+    """Have another process compile beside this one. What it did not get done, this one does for itself."""
     process = None
-    if cache_is_empty():
+    if is_needed:
         context = multiprocessing.get_context("fork")
         process = context.Process(target=_at_most_as_long_as_its_parent, args=(function, *args))
         process.start()
@@ -238,14 +235,14 @@ def prepare():
     shared.control[Control.STOP] = 1
     kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     worker = WorkerThread(shared, 0, 0, kick)
-    with cache_lock():
-        drivers = worker.worker.io, worker.batch, shared.drops[0]
-        with _second_process(load_drivers, *drivers):
-            run_worker(worker.worker, worker.tables, worker.batch)
-        load_drivers(*drivers)
-        start_queue(shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS))
-        guard = MemoryGuard()
-        guard.install()
+    drivers = worker.worker.io, worker.batch, shared.drops[0]
+    loop = worker.worker, worker.tables, worker.batch
+    with _second_process(not is_kept(run_worker, *loop), load_drivers, *drivers):
+        run_worker(*loop)
+    load_drivers(*drivers)
+    start_queue(shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS))
+    guard = MemoryGuard()
+    guard.install()
     worker.close()
     os.close(kick)
     os.close(shared.fd)
