@@ -17,7 +17,7 @@ import tempfile
 
 from bench.committed import Row, table
 from bench.results import ROOT, environment
-from dpu_runtime.kernels.compile.jit import cache_folder
+from dpu_runtime.kernels.compile.cache import cache_base
 
 COMMITTED = ROOT / "bench" / "instructions.json"
 # The ABI's level x86-64-v3, as LLVM spells it, with the instructions that kernels ask for by name.
@@ -34,7 +34,7 @@ SECONDS_MAX = 240
 
 def measure(names=()):
     """Instructions a packet by name, of `names` or of all. Raises RuntimeError with what was printed."""
-    cache = cache_folder().parent / "instructions"
+    cache = cache_base() / "instructions"
     environ = os.environ | CPU | FIXED | {"DPU_CACHE_DIR": str(cache)}
     with tempfile.TemporaryDirectory(prefix="dpu-bench-") as folder:
         inner = [sys.executable, "-m", "bench.instruction_cases", folder, *names]

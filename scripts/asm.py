@@ -221,7 +221,7 @@ def main(argv, out=OUT):
         # Before kernels/compile/jit.py is imported: what is in a cache has no LLVM code.
         os.environ["DPU_CACHE_DIR"] = folder
         os.environ.pop("DPU_CALLABLE_HELPERS", None)
-        from dpu_runtime.kernels.compile.jit import MODE, PYTHON_MODE  # noqa: PLC0415
+        from dpu_runtime.kernels.compile.mode import MODE, PYTHON_MODE  # noqa: PLC0415
 
         try:
             if PYTHON_MODE:

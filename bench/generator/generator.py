@@ -12,7 +12,6 @@ from hdrh.histogram import HdrHistogram
 from bench.generator import histogram
 from bench.generator.layout import FRAME_BYTES_MIN, TICK_SHIFT, Count
 from bench.generator.loop import SCHEDULE_RATE, SCHEDULE_START, make_traffic, read_cycles
-from dpu_runtime.kernels.compile.jit import cache_lock
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.plane.worker_thread import tsc_hz
@@ -105,8 +104,7 @@ class Generator:
             self._announcement = front.ljust(FRAME_BYTES_MIN, b"\0")
         self._arrays = make_traffic(pool)
         self._traffic = Lent(self._arrays)
-        with cache_lock():  # compiles, or loads
-            self.ports.exchange(self._traffic, 0, 0, 0, False)
+        self.ports.exchange(self._traffic, 0, 0, 0, False)  # compiles, or loads
 
     def trial(self, rate, seconds, progress=None):
         """Send for `seconds`, then wait for the last packet; returns a Report.

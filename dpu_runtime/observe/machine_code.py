@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# By this name: this file is not compiled, so it is none of the cache's sources.
 from dpu_runtime.kernels.compile import jit
 
 _SECTION = np.dtype(
@@ -88,7 +87,7 @@ def _object_file(cache, signature, library):
     """The object file, bytes, that a library was loaded from; None where nobody has it any more."""
     if library._compiled_object is not None:
         return library._compiled_object
-    data = cache._cache_file.load(cache._index_key(signature, library.codegen))
+    data = cache.load(signature, library.codegen)
     return data and data[0][2][0]
 
 

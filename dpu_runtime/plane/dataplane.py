@@ -175,7 +175,7 @@ class DataPlane(Ownership):
             for number, (cpu, kick) in enumerate(zip(self.cpus, self.kicks, strict=True))
         ]
         for worker in self.workers:
-            worker.load_drivers()
+            worker.load()
             worker.programs.set(*self.programs)
 
     def _start_workers(self):

@@ -59,6 +59,13 @@ class Stages:
         self._states = {}  # (function name, hook or None) -> Lent
         self._places = {}  # stage name -> words of a program
 
+    def load(self):
+        """Load or compile every stage and task there is."""
+        for name in self._stages:
+            self.place(name)
+        for name in self._tasks:
+            self.task(name)
+
     def place(self, name):
         """Words of a program for a stage, the addresses of machine code, state and counters; and its WANTS_*.
 

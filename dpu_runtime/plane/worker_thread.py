@@ -22,7 +22,7 @@ from dpu_runtime.drivers.linux.libc import EPOLL_CTL_ADD, EPOLL_EVENT_BYTES
 from dpu_runtime.drivers.load import load_drivers
 from dpu_runtime.drivers.vhost_user.guard import MemoryGuard
 from dpu_runtime.kernels.burst import make_burst
-from dpu_runtime.kernels.compile.jit import cache_is_empty, cache_lock, kernel
+from dpu_runtime.kernels.compile.jit import is_kept, kernel
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.layout import PORTS_MAX
 from dpu_runtime.kernels.octets.memory import cycles
@@ -100,8 +100,8 @@ class WorkerThread:
         self.worker, self.frame = make_worker(
             shared, number, workers, self.burst, self._epoll.fileno(), kick_fd
         )
-        self.programs = Programs(self.frame, Stages(shared, number, self.burst, functions()))
-        load_fused(self.burst, self.frame)
+        self.stages = Stages(shared, number, self.burst, functions())
+        self.programs = Programs(self.frame, self.stages)
         self._call = None
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
@@ -112,9 +112,19 @@ class WorkerThread:
             errno_ = ctypes.get_errno()
             raise OSError(errno_, f"epoll_ctl: {os.strerror(errno_)}")
 
-    def load_drivers(self):
-        """Load or compile what the loop calls of the drivers."""
+    def load(self):
+        """Load or compile what the loop calls: it must not begin before."""
+        self.load_fused()
         load_drivers(self.worker.io, self.burst, self._shared)
+
+    def load_fused(self):
+        """Load or compile front and back."""
+        load_fused(self.burst, self.frame)
+
+    def load_beside(self):
+        """Load or compile the drivers, and the stages of all functions."""
+        load_drivers(self.worker.io, self.burst, self._shared)
+        self.stages.load()
 
     def start(self):
         """Enter the loop."""
@@ -227,13 +237,10 @@ def _at_most_as_long_as_its_parent(function, *args):
 
 
 @contextlib.contextmanager
-def _second_process(function, *args):
-    """Have another process compile beside this one, if the machine code is not on disk yet.
-
-    What it did not get done, this one does for itself.
-    """
+def _second_process(is_needed, function, *args):
+    """Have another process compile beside this one. What it did not get done, this one does for itself."""
     process = None
-    if cache_is_empty():
+    if is_needed:
         context = multiprocessing.get_context("fork")
         process = context.Process(target=_at_most_as_long_as_its_parent, args=(function, *args))
         process.start()
@@ -253,13 +260,14 @@ def prepare():
     shared.control[Control.STOP] = 1
     kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     worker = WorkerThread(shared, 0, 0, kick)
-    with cache_lock():
-        with _second_process(worker.load_drivers):
-            run_worker(worker.worker, worker.burst)
-        worker.load_drivers()
-        start_queue(shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS))
-        guard = MemoryGuard()
-        guard.install()
+    loop = worker.worker, worker.burst
+    with _second_process(not is_kept(run_worker, *loop), worker.load_beside):
+        worker.load_fused()
+        run_worker(*loop)
+    worker.load_beside()
+    start_queue(shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS))
+    guard = MemoryGuard()
+    guard.install()
     worker.close()
     os.close(kick)
     os.close(shared.fd)

@@ -170,7 +170,7 @@ class MemoryGuard:
         self._mapped = {}  # address -> (row, first address of the mapping, its size)
 
     def install(self):
-        """Handle SIGBUS from now on. Makes or loads machine code: hold `cache_lock`, as for a kernel.
+        """Handle SIGBUS from now on. Makes or loads machine code, as a kernel does.
 
         What handles it now (faulthandler) goes on to do so for memory that is not guarded; it must not be
         installed later. Raises OSError: EEXIST if there is a guard already.

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from dpu_runtime.kernels.compile.jit import cache_folder
+from dpu_runtime.kernels.compile.cache import cache_base
 
 KERNEL_METAPACKAGE = "linux-image-cloud-amd64"
 MODULES = ("virtio_pci", "virtio_net")
@@ -127,7 +127,7 @@ def _write_initrd(contents, path):
 
 def guest_image():
     """Paths of the kernel and of the initrd; RuntimeError when one cannot be made."""
-    folder = cache_folder().parent / "guest"
+    folder = cache_base() / "guest"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
