@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from dpu_runtime.kernels.compile.jit import cache_folder
+from dpu_runtime.kernels.compile.cache import cache_base
 from tests.live.daemon import ROOT, Container, alive, wait_until
 from tests.live.raw_guest import RawGuest
 from tests.live.streams import Stream, longest_gap, ping_series
@@ -59,7 +59,7 @@ def newer():
 
 def lasting(name, *changes):
     """Another version that is always in one place, so that its machine code lasts."""
-    folder = cache_folder().parent / f"version-{name}"
+    folder = cache_base() / f"version-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     return other_version(folder, *changes)
 

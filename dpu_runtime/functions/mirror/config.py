@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from dpu_runtime.config import types
 from dpu_runtime.config.model import Model, refuse
-from dpu_runtime.config.types import Allowed, Refers
+from dpu_runtime.config.types import Allowed, Cli, Refers
 from dpu_runtime.kernels.layout import FRAME_BYTES_MAX
 
 OCTETS_MIN = 14  # an Ethernet header
@@ -15,9 +15,11 @@ OCTETS_MIN = 14  # an Ethernet header
 class MirrorConfig(Model):
     """`[[mirror]]`: copies of a port's or a rule's packets, to another port."""
 
-    name: types.RuleName | None = Field(None, description="name of the mirror, unique; default: mirror-N")
+    name: Annotated[types.ItemName, Cli("M")] | None = Field(
+        None, description="name of the mirror, unique; default: mirror-N"
+    )
     port: types.PortRef | None = Field(None, description="port whose packets are copied")
-    rule: Annotated[types.RuleName, Refers("rule")] | None = Field(
+    rule: Annotated[types.ItemName, Refers("rule"), Cli("R")] | None = Field(
         None, description="rule whose packets are copied, those that it drops too, instead of a port's"
     )
     to: types.PortRef = Field(description="port that the copies leave by")
