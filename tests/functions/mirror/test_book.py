@@ -11,6 +11,7 @@ from dpu_runtime.kernels.mirror.layout import MIRRORS_MAX
 from tests.functions import regions
 
 pytestmark = pytest.mark.one_mode("the control half: no kernel is called")
+RULE_STAGES = ["mirror_rule_in", "mirror_rule_out"]
 NUMBERS = {"port": {"web": 3, "client": 9, "tap": 5}, "rule": {"r": 7}}
 
 

@@ -1,4 +1,4 @@
-"""Mirror in memory: which packets are copied, where to, how much of each, and what that costs the originals."""
+"""Mirror in memory: which packets are copied, where to, how much of each; no original pays."""
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
