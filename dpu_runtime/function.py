@@ -23,6 +23,7 @@ class Stage:
             there, as it is of another package, ends in "?"
     before  names of stages of the same hook that come later, likewise
     reads   words of `marks` that it needs; stages that can write them do so only then
+    made    of an egress stage: whether packets pass it that functions made, or held and let go
     """
 
     name: str
@@ -31,6 +32,7 @@ class Stage:
     after: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    made: bool = False
 
 
 @dataclass(frozen=True)

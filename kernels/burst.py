@@ -28,21 +28,18 @@ SPARE_ROWS = BATCH_SIZE
 ROWS = BATCH_SIZE + SPARE_ROWS
 OUT_MAX = PORTS_MAX + BATCH_SIZE  # entries of the list that `forward` fills: the widest flood and a burst
 INGRESS, FORWARD, EGRESS = range(3)  # hooks, by number
-HOOK_COUNT = 3
+MADE = 3  # and the stages of egress that packets pass which functions made, or held until now
+PROGRAM_COUNT = 4  # programs of a port
 
 # What stages say to each other of a packet: a cache line, written only where a stage of the program reads it.
 MARKS_DTYPE = np.dtype(
     [
         ("rule", "u4"),  # hit counter of the rule that decided, plus 1; 0: none did
-        ("made", "u4"),  # MADE or RELEASED: it did not come with this burst
-        ("room", "u4", (14,)),
+        ("room", "u4", (15,)),
     ],
     align=True,
 )
 assert MARKS_DTYPE.itemsize == 64
-
-MADE = 1  # a function made this packet
-RELEASED = 2  # a function kept it until now
 
 # bits of Word.WANTED: what stages of a program read, by the names of Stage.reads
 WANTS_RULE = 1

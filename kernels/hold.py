@@ -7,13 +7,12 @@ memory. A worker holds HOLD_MAX packets at most; they are lost with it, and coun
     release(burst, place, port)           it leaves by `port` behind this burst; False: no row is free yet
     give_up(burst, state, place, reason)  it is dropped
 
-A released packet runs through the program of its egress port from the first stage on, with RELEASED in
-marks["made"]: the function that held it there knows it again.
+A released packet passes those stages of its port's egress that packets pass which functions made (Stage.made).
 """
 
 import numpy as np
 
-from dpu_runtime.kernels.burst import RELEASED, Service, Word
+from dpu_runtime.kernels.burst import Service, Word
 from dpu_runtime.kernels.checksum.payload import copy_octets
 from dpu_runtime.kernels.compile.jit import helper
 from dpu_runtime.kernels.layout import ROW_BYTES
@@ -59,7 +58,7 @@ def release(burst, place, port):
         return False
     copy_memory(address_of(burst.headers[row]), address_of(burst.pool.headers[place]), _ROW_BYTES)
     burst.meta[row] = burst.pool.meta[place]
-    send_later(burst, row, port, RELEASED)
+    send_later(burst, row, port)
     _leave(burst, place)
     return True
 

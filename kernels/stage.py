@@ -13,7 +13,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from dpu_runtime.kernels.burst import EGRESS, MADE, SPARE_ROWS, WANTS_RULE, Service, Word
+from dpu_runtime.kernels.burst import EGRESS, SPARE_ROWS, WANTS_RULE, Service, Word
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE, helper, primitive
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.layout import BATCH_SIZE, PORT_UP, ROW_BYTES, VERDICT_DROP, VIRTIO_NET_HDR_GSO_NONE
@@ -70,7 +70,6 @@ def copy_row(burst, source, target):
     burst.meta[target] = burst.meta[source]
     copy_memory(address_of(burst.headers[target]), address_of(burst.headers[source]), _ROW_BYTES)
     burst.meta[target]["repeats"] = 0
-    burst.marks[target]["made"] = 0
 
 
 @helper
@@ -93,7 +92,9 @@ def own_row(burst, place):
 
 @helper
 def emit(burst, state, row, port, no_room):
-    """Have `row`, a spare one that the function filled, leave by `port`, through the program of its egress.
+    """Have `row`, a spare one that the function filled, leave by `port`.
+
+    It passes the stages of egress that say so (Stage.made): limits and tags, no rules.
 
     row      NO_ROW counts a packet that found no room, under the drop reason `no_room` of the function
 
@@ -106,20 +107,16 @@ def emit(burst, state, row, port, no_room):
     if not np.uint32(burst.ports[port]["flags"]) & _PORT_UP:
         burst.drops[Drop.PORT_DOWN] += _1
         return False
-    send_later(burst, row, port, MADE)
+    send_later(burst, row, port)
     return True
 
 
 @helper
-def send_later(burst, row, port, why):
-    """Put `row`, a spare one, on the list of packets that leave behind the burst.
-
-    `why` is MADE or RELEASED.
-    """
+def send_later(burst, row, port):
+    """Put `row`, a spare one, on the list of packets that leave behind the burst."""
     made = np.int64(burst.words[Word.MADE])
     burst.made_packet[made] = row
     burst.made_port[made] = port
-    burst.marks[row]["made"] = why
     burst.words[Word.MADE] = np.uint64(made + 1)
 
 

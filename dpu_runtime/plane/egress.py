@@ -8,7 +8,7 @@ import numpy as np
 
 from dpu_runtime.drivers.linux.libc import CLOCK_MONOTONIC, clock_gettime
 from dpu_runtime.drivers.port import PortCounter
-from dpu_runtime.kernels.burst import EGRESS, WANTS_CLOCK, WANTS_RULE, Word
+from dpu_runtime.kernels.burst import EGRESS, MADE, WANTS_CLOCK, WANTS_RULE, Word
 from dpu_runtime.kernels.compile.jit import glue, helper
 from dpu_runtime.kernels.hold import free_places
 from dpu_runtime.kernels.layout import BATCH_SIZE
@@ -19,6 +19,7 @@ from dpu_runtime.plane.frame import BACK, BACK_STATE, COUNTERS, ENTRY, EVERY_NS,
 from dpu_runtime.plane.watch import note_burst
 
 NS_PER_SECOND = 1_000_000_000
+NONE = -1  # no program: of a cross-connect
 
 _0 = np.uint64(0)
 _NS_PER_MS = np.uint64(1_000_000)
@@ -27,11 +28,14 @@ _WANTS_RULE = np.uint64(WANTS_RULE)
 
 
 @helper
-def run_program(burst, frame, hook, port, count):
-    """Run the stages of a port and hook over the packets at hand; returns packets left."""
-    program = frame.programs[np.int64(burst.words[Word.HALF]), port, hook]
+def run_program(burst, frame, number, port, count):
+    """Run the stages of a port's program over the packets at hand; returns packets left.
+
+    number  INGRESS, FORWARD, EGRESS, or MADE, which is a part of EGRESS
+    """
+    program = frame.programs[np.int64(burst.words[Word.HALF]), port, number]
     stages = np.int64(program[0])
-    burst.words[Word.HOOK] = np.uint64(hook)
+    burst.words[Word.HOOK] = np.uint64(min(number, EGRESS))
     burst.words[Word.WANTED] = program[1]
     if program[1] & _WANTS_CLOCK != _0:
         clock_gettime(np.int32(CLOCK_MONOTONIC), address_of(frame.clock))
@@ -103,16 +107,13 @@ def _take_port(burst, frame, port):
 
 
 @glue
-def _send_port(w, burst, frame, port, taken, bare):
-    """Run a port's program over its copies, `packets[:taken]`, and send what is left.
-
-    With `bare`, a cross-connect's, no program.
-    """
+def _send_port(w, burst, frame, port, taken, program):
+    """Run a port's program, EGRESS, MADE or NONE, over its copies, `packets[:taken]`; send what is left."""
     count = np.int64(taken)
-    if not bare:
+    if program != NONE:
         spare, made = burst.words[Word.SPARE], burst.words[Word.MADE]
         burst.words[Word.TAKEN] = _0
-        count = run_program(burst, frame, EGRESS, port, count)
+        count = run_program(burst, frame, program, port, count)
         lost = np.uint64(taken - count) - burst.words[Word.TAKEN]
         frame.port_counters[port, PortCounter.TX_DROPPED] += lost
         sent = call_stage(frame.entries[BACK], burst, frame.entries[BACK_STATE], port, count)
@@ -124,14 +125,14 @@ def _send_port(w, burst, frame, port, taken, bare):
 
 
 @glue
-def egress(w, burst, frame, out, bare):
-    """Send the `out` copies of out_packet and out_port."""
+def egress(w, burst, frame, out, program):
+    """Send the `out` copies of out_packet and out_port, through that program of their ports."""
     direct = out > 0 and _to_one_port(burst, frame, out)
     distinct = np.int64(1) if direct else gather(burst, frame, out)
     for k in range(distinct):
         port = np.int64(frame.egress_ports[k])
         taken = np.int64(out) if direct else np.int64(_take_port(burst, frame, port))
-        _send_port(w, burst, frame, port, taken, bare)
+        _send_port(w, burst, frame, port, taken, program)
 
 
 @helper
@@ -152,7 +153,7 @@ def send_made(w, burst, frame):
         for k in range(done, end):
             burst.out_packet[k - done] = burst.made_packet[k]
             burst.out_port[k - done] = burst.made_port[k]
-        egress(w, burst, frame, end - done, False)
+        egress(w, burst, frame, end - done, MADE)
         done = end
     burst.words[Word.MADE] = _0
     burst.words[Word.SPARE] = _0

@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from dpu_runtime.kernels.burst import HOOK_COUNT, OUT_MAX, ROWS, make_burst
+from dpu_runtime.kernels.burst import OUT_MAX, PROGRAM_COUNT, ROWS, make_burst
 from dpu_runtime.kernels.layout import BATCH_SIZE, META_DTYPE, PORTS_MAX, ROW_BYTES
 from dpu_runtime.kernels.offload.gro import GRO_DTYPE, GRO_IOV_MAX
 from dpu_runtime.kernels.offload.segment import GSO_IOV_MAX
@@ -29,7 +29,7 @@ Frame = namedtuple(
     "Frame",
     [
         "entries",  # uint64[4], addresses of what is fused: kernels of front.py and back.py, and of this
-        "programs",  # uint64[2, PORTS_MAX, HOOK_COUNT, PROGRAM_WORDS], two halves
+        "programs",  # uint64[2, PORTS_MAX, PROGRAM_COUNT, PROGRAM_WORDS], two halves
         "programs_version",  # uint64[1], its lowest bit names the half in force
         "tasks",  # uint64[2, TASKS_MAX, TASK_WORDS], two halves as `programs`
         "tasks_due",  # uint64[1 + TASKS_MAX], how many there are, then when each is due, coarse ns
@@ -57,7 +57,7 @@ def make_frame(number, shared, io):
     """Allocate the frame of worker `number`; `shared` has the shared memory's arrays as attributes."""
     return Frame(
         entries=np.zeros(4, np.uint64),
-        programs=np.zeros((2, PORTS_MAX, HOOK_COUNT, PROGRAM_WORDS), np.uint64),
+        programs=np.zeros((2, PORTS_MAX, PROGRAM_COUNT, PROGRAM_WORDS), np.uint64),
         programs_version=np.zeros(1, np.uint64),
         tasks=np.zeros((2, TASKS_MAX, TASK_WORDS), np.uint64),
         tasks_due=np.zeros(1 + TASKS_MAX, np.uint64),

@@ -9,8 +9,8 @@ from collections import namedtuple
 
 import numpy as np
 
-from dpu_runtime.function import HOOKS
-from dpu_runtime.kernels.burst import WANTS
+from dpu_runtime.function import EGRESS, HOOKS
+from dpu_runtime.kernels.burst import MADE, WANTS
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT
@@ -83,6 +83,10 @@ class Stages:
     def _entry(self, stage, state):
         return stage_address(load(stage.entry), self._burst, state)
 
+    def is_for_made(self, name):
+        """Whether packets that functions made pass the stage."""
+        return self._stages[name].made
+
     def task(self, name):
         """Words of `tasks` for the task `name`."""
         function, task = self._tasks[name]
@@ -152,11 +156,16 @@ class Programs:
         assert len(tasks) <= TASKS_MAX, tasks
         words = [self._stages.task(name) for name in tasks]
         rows = [(HOOKS.index(one["hook"]), one["ports"], self._row(one["stages"])) for one in programs]
+        rows += [
+            (MADE, one["ports"], self._row(filter(self._stages.is_for_made, one["stages"])))
+            for one in programs
+            if one["hook"] == EGRESS
+        ]
         version = int(self._frame.programs_version[0]) + 1
         half = self._frame.programs[version & 1]
         half[:] = 0
-        for hook, ports, row in rows:
-            half[ports, hook] = row
+        for number, ports, row in rows:
+            half[ports, number] = row
         half = self._frame.tasks[version & 1]
         half[:] = 0
         for k, task in enumerate(words):
@@ -166,6 +175,7 @@ class Programs:
         self._frame.programs_version[0] = version
 
     def _row(self, names):
+        names = list(names)
         assert len(names) <= STAGES_MAX, names
         row = np.zeros(PROGRAM_WORDS, np.uint64)
         row[0] = len(names)

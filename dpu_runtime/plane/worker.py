@@ -27,7 +27,7 @@ from dpu_runtime.drivers.linux.libc import (
     sched_yield,
 )
 from dpu_runtime.drivers.port import PortCounter
-from dpu_runtime.kernels.burst import FORWARD, INGRESS, Word
+from dpu_runtime.kernels.burst import EGRESS, FORWARD, INGRESS, Word
 from dpu_runtime.kernels.compile.jit import glue, helper, kernel
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.layout import VERDICT_DROP
@@ -37,6 +37,7 @@ from dpu_runtime.kernels.stage import call_stage
 from dpu_runtime.kernels.verdict import drop_packet
 from dpu_runtime.plane.account import begin_burst, charge
 from dpu_runtime.plane.egress import (
+    NONE,
     NS_PER_SECOND,
     egress,
     has_made,
@@ -181,7 +182,7 @@ def _forward(w, burst, frame, port, count):
             _nowhere(burst, left)
             left = np.int64(0)
         _keep_rest(burst, frame, left)
-        egress(w, burst, frame, out, False)
+        egress(w, burst, frame, out, EGRESS)
         _take_rest(burst, frame, left)
 
 
@@ -205,7 +206,7 @@ def pipeline(w, burst, port, count):
     left = call_stage(frame.entries[FRONT], burst, frame.entries[FRONT_STATE], port, np.int64(count))
     straight = np.int64(w.io.devices[port]["xconnect"]) - 1
     if straight >= 0:
-        egress(w, burst, frame, _to_port(burst, left, straight), True)
+        egress(w, burst, frame, _to_port(burst, left, straight), NONE)
     else:
         left = run_program(burst, frame, INGRESS, port, left)
         if has_made(burst):

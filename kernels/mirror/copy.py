@@ -1,12 +1,12 @@
 """Mirror: copies of packets to another port.
 
 In:   the packets at hand; marks["rule"].   Out: packets made, kernels/stage.py.
-Not:  copies of what a function made, which would go round for ever.
+Not:  copies of copies: what functions made does not pass here, Stage.made.
 """
 
 import numpy as np
 
-from dpu_runtime.kernels.burst import EGRESS, MADE, Word
+from dpu_runtime.kernels.burst import EGRESS, Word
 from dpu_runtime.kernels.compile.jit import helper, kernel
 from dpu_runtime.kernels.mirror.layout import IN, NO_RULE, OUT
 from dpu_runtime.kernels.octets.memory import load_acquire
@@ -66,9 +66,7 @@ def _copy_marked(burst, state, half, packet):
 
 @helper
 def copy_packet(burst, state, half, packet, number):
-    """Make the copy of mirror `number`, unless a function made the packet; count it if it will leave."""
-    if burst.marks[packet]["made"] == MADE:
-        return
+    """Make the copy of mirror `number`; count it if it will leave."""
     mirror = state.tables.mirrors[np.int64(half), number]
     octets = np.int64(mirror["octets"])
     if emit_copy(burst, state, packet, np.int64(mirror["to"]), octets, NO_ROOM):

@@ -25,6 +25,7 @@ FUNCTION = Function(
             "dpu_runtime.kernels.meter.bucket:limit",
             after=("switch_tags",),
             reads=("clock",),
+            made=True,
         ),
     ),
     active="dpu_runtime.functions.meter.book:active",

@@ -16,7 +16,13 @@ FUNCTION = Function(
     stages=(
         Stage("switch_admit", INGRESS, "dpu_runtime.kernels.switch.admit:admit", before=("acl_ingress",)),
         Stage("switch", FORWARD, "dpu_runtime.kernels.switch.forward:forward"),
-        Stage("switch_tags", EGRESS, "dpu_runtime.kernels.switch.vlan:retag_all", after=("acl_egress",)),
+        Stage(
+            "switch_tags",
+            EGRESS,
+            "dpu_runtime.kernels.switch.vlan:retag_all",
+            after=("acl_egress",),
+            made=True,
+        ),
     ),
     active="dpu_runtime.functions.switch.book:active",
     book="dpu_runtime.functions.switch.book:SwitchBook",

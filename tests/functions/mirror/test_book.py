@@ -69,7 +69,7 @@ def test_too_many_change_nothing(book):
         ({"direction": "out"}, {"web": ["mirror_out"]}),
         (
             {"port": None, "rule": "r"},
-            dict.fromkeys(("web", "client"), ["mirror_rule_in", "mirror_rule_out"]),
+            {name: RULE_STAGES for name in ("web", "client")},
         ),
     ],
 )

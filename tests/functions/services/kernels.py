@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dpu_runtime.kernels.burst import RELEASED, Word
+from dpu_runtime.kernels.burst import Word
 from dpu_runtime.kernels.compile.jit import kernel
 from dpu_runtime.kernels.hold import NO_PLACE, give_up, hold, release
 from dpu_runtime.kernels.punt import punt, punt_copy
@@ -32,12 +32,11 @@ def reply(burst, state, port, count):
 
 @kernel
 def copy(burst, state, port, count):
-    """Emit: a copy of every packet, cut to OCTETS, to PORT; of those that were made, none."""
+    """Emit: a copy of every packet, cut to OCTETS, to PORT."""
     for k in range(count):
         packet = np.int64(burst.packets[k])
-        if burst.marks[packet]["made"] == 0:
-            to, octets = np.int64(state.tables.settings[PORT]), np.int64(state.tables.settings[OCTETS])
-            emit_copy(burst, state, packet, to, octets, NO_ROOM)
+        to, octets = np.int64(state.tables.settings[PORT]), np.int64(state.tables.settings[OCTETS])
+        emit_copy(burst, state, packet, to, octets, NO_ROOM)
     return count
 
 
@@ -45,13 +44,8 @@ def copy(burst, state, port, count):
 def delay(burst, state, port, count):
     """Hold: keep packets on their way out until the task lets them go; the oldest first."""
     settings = state.tables.settings
-    kept = np.int64(0)
     for k in range(count):
         packet = np.int64(burst.packets[k])
-        if burst.marks[packet]["made"] == RELEASED:
-            burst.packets[kept] = packet
-            kept += 1
-            continue
         place = hold(burst, packet)
         if place == NO_PLACE:
             drop(burst, state, packet, HOLD_FULL)
@@ -61,7 +55,7 @@ def delay(burst, state, port, count):
         state.private.ports[at] = port
         state.private.due[at] = burst.words[Word.NOW_NS] + settings[HOLD_NS]
         settings[HELD_END] += np.uint64(1)
-    return kept
+    return np.int64(0)
 
 
 @kernel
