@@ -7,7 +7,7 @@ memory. A worker holds HOLD_MAX packets at most; they are lost with it, and coun
     release(burst, place, port)           it leaves by `port` behind this burst; False: no row is free yet
     give_up(burst, state, place, reason)  it is dropped
 
-A released packet passes those stages of its port's egress that packets pass which functions made (Stage.made).
+A released packet passes those stages of its port's egress that packets pass which functions made.
 """
 
 import numpy as np
