@@ -50,6 +50,7 @@ TESTED_WITH = {
     "acl/key_words": "functions/acl/test_filter",
     "acl/match": "functions/acl/test_filter",
     "checksum/crc32c_fold": "kernels/checksum/test_crc32c",
+    "hold": "kernels/test_stage",
     "octets/wide_sum": "kernels/checksum/test_internet",
     "parse/arp": "kernels/parse/test_parse",
     "parse/ethernet": "kernels/parse/test_parse",
@@ -57,6 +58,8 @@ TESTED_WITH = {
     "parse/ipv6": "kernels/parse/test_parse",
     "parse/transport": "kernels/parse/test_parse",
     "parse/tunnel": "kernels/parse/test_parse",
+    "punt": "kernels/test_stage",
+    "switch/admit": "functions/switch/test_forward",
     "verdict": "functions/switch/test_forward",
 }
 

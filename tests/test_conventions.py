@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from dpu_runtime.registry import NAMES
 from tests import conventions
 from tests.conventions import Source
 
@@ -18,10 +19,8 @@ CONTROL_MODULES = (
     "dpu_runtime.control.daemon",
     "dpu_runtime.device.device",
     "dpu_runtime.registry",
-    "dpu_runtime.functions.acl.book",
-    "dpu_runtime.functions.meter.book",
+    *(f"dpu_runtime.functions.{name}.book" for name in NAMES),
     "dpu_runtime.functions.meter.shaper",
-    "dpu_runtime.functions.switch.book",
     "dpu_runtime.config.models",
 )
 HEAVY = {"numba", "llvmlite", "numpy", "pydantic", "pyroute2", "scapy"}

@@ -89,16 +89,20 @@ def _data(name, value, folders):
 
 
 def _imported(name, value):
-    import importlib  # noqa: PLC0415  (heavy, like what it imports)
+    import logging  # noqa: PLC0415  (heavy, like what comes below)
 
-    module, _, attribute = value.partition(":")
+    said = logging.StreamHandler()
+    said.setFormatter(logging.Formatter("dpu: %(message)s"))
+    logging.getLogger("dpu.registry").addHandler(said)
     try:
         from dpu_runtime.cli import describe  # noqa: PLC0415
+        from dpu_runtime.registry import functions  # noqa: PLC0415
 
-        return describe.function_data(getattr(importlib.import_module(module), attribute))
-    except (
-        Exception
-    ) as error:  # anything may be wrong in another package; its commands are missing, no others
+        module, _, attribute = value.partition(":")
+        function = getattr(sys.modules.get(module), attribute, None)
+        # What the registry leaves out it has said, and why.
+        return describe.function_data(function) if function in functions() else None
+    except Exception as error:  # an option that cannot be said: its commands are missing, no others
         why = str(error) or repr(error)
         print(f"dpu: function {name} ({value}) is left out: {why}", file=sys.stderr)
         return None

@@ -46,15 +46,13 @@ class Control:
                 else:
                     came.append(port)
             parts = {**self.running.parts(), **self._to_come(kept, came)}
-            counts = [(len(parts["port"]) - len(config.port), "ports")]
-            counts += [
-                (len(parts[s.key]) - len(getattr(config, s.key)), s.words) for s in self.running.SECTIONS
-            ]
+            asked, there = how_many(config.parts()), how_many(parts)
             await self._move(_fitting(parts))
             self._keeping = True
             self._save()
-            if any(count for count, _ in counts):
-                log.info("%s made at run time are back", enumeration(f"{n} {words}" for n, words in counts))
+            if there != asked:
+                more = {key: number - asked[key] for key, number in there.items()}
+                log.info("%s made at run time are back", in_numbers(more))
 
     async def _bring_back(self, port, gone):
         """Make a port again, closed until `_move` has set what names it; returns why it cannot come.
@@ -338,6 +336,18 @@ def enumeration(words):
     """The words as one says them: a, b and c."""
     *front, last = words
     return f"{', '.join(front)} and {last}" if front else last
+
+
+def how_many(parts):
+    """{list of a configuration: how many are in it}."""
+    return {key: len(part) for key, part in parts.items() if key != "runtime"}
+
+
+def in_numbers(numbers):
+    """What `how_many` says, in words: ports, and of functions what there is."""
+    words = {section.key: section.words for section in Config.SECTIONS}
+    items = [f"{number} {words[key]}" for key, number in numbers.items() if number and key in words]
+    return enumeration([f"{numbers['port']} ports", *items])
 
 
 def _reason(error):

@@ -21,7 +21,7 @@ from dpu_runtime.api.rpc import Server
 from dpu_runtime.config.errors import ApplyError, ConfigError, DaemonError, NotAdoptedError
 from dpu_runtime.config.file import problems
 from dpu_runtime.config.models import Config, RuntimeConfig
-from dpu_runtime.control.control import REFUSALS, Control, enumeration, plan
+from dpu_runtime.control.control import REFUSALS, Control, how_many, in_numbers, plan
 from dpu_runtime.control.interface import Device
 from dpu_runtime.control.notify import sd_notify, watchdog_interval_s
 from dpu_runtime.control.origin import Kept
@@ -131,9 +131,7 @@ class Daemon:
             await self._control.device.take_over()
         except REFUSALS as error:
             raise NotAdoptedError(str(error)) from error
-        counts = [f"{len(running.port)} ports"]
-        counts += [f"{len(getattr(running, section.key))} {section.words}" for section in running.SECTIONS]
-        log.info("adopted a data plane with %s", enumeration(counts))
+        log.info("adopted a data plane with %s", in_numbers(how_many(running.parts())))
         if self._named_config:
             self._report_differences(running)
 

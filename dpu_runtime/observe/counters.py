@@ -1,7 +1,7 @@
 """Counters of the shared memory in the form of `dpu stats -j`.
 
-Received + copies + segments = transmitted + dropped + merged; `balance` shows the six. Read under
-traffic they may differ by the packets in the workers' hands.
+Received + copies + segments + made = transmitted + dropped + merged + held + punted, which `balance` has.
+Read under traffic they may differ by the packets in the workers' hands.
 Drop reasons, stages and groups of counters are the frame's own and those that functions declare.
 """
 

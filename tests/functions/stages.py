@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from dpu_runtime.kernels.burst import EGRESS, INGRESS, SERVICE_WORDS, Word, make_burst
+from dpu_runtime.kernels.burst import EGRESS, INGRESS, PUNT_LAYOUT, SERVICE_WORDS, Word, make_burst
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT
 from dpu_runtime.kernels.layout import PORT_DTYPE, PORTS_MAX
 from dpu_runtime.kernels.stage import State
 
 FIRST_DROP = 100  # number of a function's first drop reason
+NUMBER = 3  # of the function
 HOOK_OF = {"ingress": INGRESS, "egress": EGRESS}
 
 
@@ -22,6 +23,7 @@ def burst_of(meta, hook=INGRESS, ports=None, active_ports=None, packets=None, **
         active_ports=np.zeros(1 + PORTS_MAX, np.uint16) if active_ports is None else active_ports,
         services=np.zeros((1, SERVICE_WORDS), np.uint64),
         drops=np.zeros((1, DROP_REASON_COUNT), np.uint64),
+        **{name: np.zeros((1, *shape[1:]), dtype) for name, (dtype, shape) in PUNT_LAYOUT.items()},
     )
     burst = make_burst(0, shared)
     rows = max(len(meta), len(burst.meta))
@@ -48,7 +50,7 @@ def state_of(tables, drops, private=(), **counters):
     drops = np.zeros(drops, np.uint64) if isinstance(drops, int) else drops
     if isinstance(tables, dict):
         tables = namedtuple("Tables", tables)(**tables)
-    return Lent(State(tables, private, named, drops, FIRST_DROP))
+    return Lent(State(tables, private, named, drops, FIRST_DROP, NUMBER))
 
 
 def run(stage, burst, state, port=0, count=None):

@@ -83,9 +83,28 @@ def test_a_function_that_cannot_be_loaded_takes_no_command_along(tmp_path, code)
     done = toy.python(tmp_path, *DPU, "rule", "show")
     assert done.returncode == 3
     left_out, no_daemon = done.stderr.splitlines()
-    assert left_out.startswith("dpu: function toy (toy:FUNCTION) is left out: ")
+    assert left_out.startswith("dpu: function toy of distribution dpu-toy 1.0 is left out: ")
     assert no_daemon.startswith("dpu: no daemon on ")
     assert toy.python(tmp_path, *DPU, "status").stderr.splitlines() == [no_daemon]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        (
+            "toy_broken",
+            "acl_egress",
+            "of distribution dpu-toy 1.0 is left out: drop reason 'acl_egress' is of",
+        ),
+        ("list[int]", "list[list[int]]", "(toy:FUNCTION) is left out: function toy: toy.tag: no option can"),
+    ],
+)
+def test_a_function_that_does_not_fit_has_no_commands(tmp_path, old, new, text):
+    toy.install(tmp_path, code=toy.CODE.replace(old, new))
+    done = toy.python(tmp_path, *DPU, "toy", "show")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"dpu: function toy {text}")
+    assert done.stderr.count("left out") == 1
 
 
 def test_a_function_of_another_package_is_in_the_schema(folder):

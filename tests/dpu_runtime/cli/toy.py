@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dpu_runtime.config import types
-from dpu_runtime.config.model import Model
+from dpu_runtime.config.model import Keys, Model
 from dpu_runtime.config.types import Cli
 from dpu_runtime.function import FORWARD, Function, Noun, Rest, Stage
 
@@ -36,12 +36,12 @@ class ToyConfig(Model):
     safe: bool | None = Field(None, description="hurt nobody")
 
 
-class ToySettings(Model):
+class ToySettings(Keys):
     toy_box: str = Field("box", description="where toys lie at night")
 
 
-class ToyKeys(Model):
-    toy_rate: types.BitRate | None = Field(None, description="how fast toys may come in")
+class ToyKeys(Keys):
+    toy_rate: Annotated[int, Cli("RATE")] | None = Field(None, description="how fast toys may come in")
 
 
 FUNCTION = Function(

@@ -23,7 +23,7 @@ def tag():
 
 
 def test_keys_of_functions_stand_among_those_of_the_frame(models):
-    assert list(models.Config.model_fields) == ["runtime", "port", "rule", "tag"]
+    assert list(models.Config.model_fields) == ["runtime", "port", "rule", "mirror", "tag"]
     assert list(models.RuntimeConfig.model_fields)[-3:] == ["default_egress", "toy_level", "toy_size"]
     port = list(models.NullPort.model_fields)
     assert port.index("vlan") == port.index("verify_checksum") - 3

@@ -352,7 +352,7 @@ def test_adoption_sets_everything_once_more(models, started, tmp_path):
     del device.ports["a"]  # the control process was killed between the steps that took it away
     adopted = Control(device, state, parse_config("").runtime)
     run(adopted.adopt(state.load(), state.load_kept()))
-    assert device.calls == ["set switch", "set acl", "set toy"]
+    assert device.calls == ["set switch", "set acl", "set mirror", "set toy"]
     assert [item.name for item in adopted.running.tag] == ["t"]
     assert adopted.running.rule == []
     assert matches(adopted)

@@ -134,7 +134,7 @@ def test_items_are_put_in_force_and_noted(made):
     run(made.add_port(null()))
     made.asked.clear()
     run(made.set_section("acl", rules("r", in_port="p"), AclSettings()))
-    assert made.asked == ["pass_epoch"]
+    assert made.asked == ["pass_epoch", "set_programs"], "tables first, what reads them second"
     hit = made.shared.read_notes()["functions"]["acl"]["hits"]["r"]
     made.tables("acl").hits[0, hit] = 3, 180
     assert made.item_counters("acl") == {"rule": {"r": (3, 180)}}
@@ -148,7 +148,7 @@ def test_notes_are_written_whole_with_what_all_functions_have(made):
     run(made.set_section("acl", rules("r"), AclSettings()))
     notes = json.loads(json.dumps(made.shared.read_notes()))
     assert set(notes) == {"ports", "functions", "daemon"}
-    assert set(notes["functions"]) == {"acl"}
+    assert set(notes["functions"]) == {"acl", "mirror"}
 
 
 def test_items_that_do_not_fit_are_refused(made):
@@ -161,7 +161,6 @@ def test_items_that_do_not_fit_are_refused(made):
 
 @pytest.mark.parametrize("refused", ["add_port", "set_programs"])
 def test_a_port_that_the_data_plane_refuses_leaves_nothing(made, refused):
-    made.functions.programs.live = True
     made.refuse = (refused,)
     with pytest.raises(DataPlaneError, match="not today"):
         run(made.add_port(null(trunk=[5], tx_rate="1mbit")))
@@ -173,7 +172,6 @@ def test_a_port_that_the_data_plane_refuses_leaves_nothing(made, refused):
 
 
 def test_a_program_is_there_before_packets_come_in(made):
-    made.functions.programs.live = True
     run(made.add_port(null()))
     assert made.asked == ["set_programs", "add_port"]
 

@@ -9,6 +9,7 @@ from dpu_runtime.device.programs import Programs
 from dpu_runtime.drivers.port import PortError
 from dpu_runtime.function import EGRESS, INGRESS, Function, Stage, Task
 from dpu_runtime.functions.acl.config import AclSettings, RuleConfig
+from dpu_runtime.functions.switch.config import SwitchSettings
 from dpu_runtime.registry import functions
 from tests.functions import toy
 
@@ -18,12 +19,11 @@ WITH_TOY = toy.models_with(toy.FUNCTION)
 class Made:
     """Programs over a data plane that notes what it is asked, and says no when it is told to."""
 
-    def __init__(self, *more, live=True):
+    def __init__(self, *more):
         self.log = []
         self.refuses = lambda _programs: False
         runtime = WITH_TOY.RuntimeConfig()
         self.programs = Programs((*functions(), *more), self.request, runtime)
-        self.programs.live = live
 
     async def request(self, message):
         assert message["do"] == "set_programs"
@@ -54,6 +54,11 @@ class Made:
     def rules(self, *rules, **settings):
         items = {"rule": [RuleConfig(priority=1, action="drop", **rule) for rule in rules]}
         self.run(self.programs.function("acl", items, AclSettings(**settings), self.tables, self.undo))
+
+    def settle(self):
+        """Say of the other functions that they have no items."""
+        self.run(self.programs.function("switch", {}, SwitchSettings(), self.tables, self.undo))
+        self.run(self.programs.function("mirror", {"mirror": []}, None, self.tables, self.undo))
 
     def run(self, coroutine):
         self.log.clear()
@@ -199,7 +204,7 @@ def test_programs_of_an_adopted_data_plane_stay_until_all_items_are_known(made):
     process = Fresh()
     made.run(made.programs.renew(process))
     assert process.asked == [], "nobody knows them yet"
-    made.run(made.programs.function("switch", {}, WITH_TOY.RuntimeConfig(), made.tables, made.undo))
+    made.settle()
     made.rules({"in_port": "p"})
     assert made.log == ["tables"]
     made.set({"port": "q"})
@@ -209,11 +214,18 @@ def test_programs_of_an_adopted_data_plane_stay_until_all_items_are_known(made):
     assert made.log == ["tables"]
 
 
-def test_nothing_is_sent_to_a_data_plane_that_takes_no_programs():
-    made = Made(toy.FUNCTION, live=False)
-    made.add(3)
+def test_a_data_plane_that_is_to_come_is_told_when_it_is_there(made):
+    made.programs.adopted(dict([made.port(3)]), to_come=True)
+    made.settle()
+    made.rules({})
     made.set({"port": "p"})
-    assert made.log == ["tables"]
+    assert made.log == ["tables"], "the one that goes knows no such programs"
+    process = Fresh()
+    made.run(made.programs.renew(process))
+    on = everywhere([3], ingress=[(["switch_admit", "acl_ingress", "toy_in"], [3])])
+    assert process.asked == [on]
+    made.set()
+    assert made.log == [everywhere([3], ingress=[(["switch_admit", "acl_ingress"], [3])]), "tables"]
 
 
 def test_a_task_runs_from_when_its_function_is_first_on():

@@ -17,7 +17,7 @@ from dpu_runtime.plane.succession import Succession
 from tests.kill_points import in_child, kill_points
 
 WORKERS = 2
-MIRROR = function_region(Function("mirror", tables=Tables({"rows": ("u8", (64,))}), drops=("mirror_full",)))
+NAT = function_region(Function("nat", tables=Tables({"rows": ("u8", (64,))}), drops=("nat_full",)))
 
 
 def version(**changes):
@@ -69,7 +69,7 @@ def test_of_another_layout_one_region_is_made_anew_and_all_others_go_on(before):
     after = adopt(before, version(acl=NEW_ACL))
     assert after.succession.made == ["acl"]
     assert after.succession.describe() == (
-        "kept: frame, vhost_user, af_packet, af_xdp, switch, meter; made anew, of another layout: acl"
+        "kept: frame, vhost_user, af_packet, af_xdp, switch, meter, mirror; made anew, of another layout: acl"
     )
     assert after.ports[3]["mac"] == 0x112233
     assert (after.of("switch").mac[77], after.of("meter").meters[1, 0, 0]) == (5, 6)
@@ -82,13 +82,13 @@ def test_of_another_layout_one_region_is_made_anew_and_all_others_go_on(before):
 
 
 def test_a_function_that_is_new_and_one_that_is_no_more(before):
-    after = adopt(before, [*version(meter=None), MIRROR])
-    assert (after.succession.made, after.succession.gone) == (["mirror"], ["meter"])
-    assert after.succession.describe().endswith("switch, acl; new: mirror; dropped: meter")
-    assert after.of("mirror").rows.shape == (64,)
+    after = adopt(before, [*version(meter=None), NAT])
+    assert (after.succession.made, after.succession.gone) == (["nat"], ["meter"])
+    assert after.succession.describe().endswith("switch, acl, mirror; new: nat; dropped: meter")
+    assert after.of("nat").rows.shape == (64,)
     after.succession.settle(after.drops)
     after.succession.forget_before()
-    assert [entry.name for entry in Memory(before.fd).entries()][-2:] == ["acl", "mirror"]
+    assert [entry.name for entry in Memory(before.fd).entries()][-2:] == ["mirror", "nat"]
 
 
 def test_a_driver_of_another_layout(before):
@@ -143,20 +143,20 @@ def test_what_a_killed_daemon_left_is_not_believed(before):
 
 def test_undone_it_is_as_it_was(before):
     entries = Memory(before.fd).entries()
-    adopt(before, [*version(acl=NEW_ACL), MIRROR]).succession.undo()
+    adopt(before, [*version(acl=NEW_ACL), NAT]).succession.undo()
     assert Memory(before.fd).entries() == entries
 
 
 def test_a_region_that_cannot_be_made_leaves_nothing(before):
     """The directory has room for one more, and two are wanted."""
     memory = Memory(before.fd)
-    spare = replace(MIRROR, name="spare")
+    spare = replace(NAT, name="spare")
     for _ in range(ENTRIES_MAX - len(regions()) - 1):
         memory.make(spare)
     text = told(before)
     text |= {f"spare{n}": {**text["meter"], "offset": e.offset} for n, e in enumerate(memory.entries())}
-    with pytest.raises(RegionError, match=r"region 'mirror' of \d+ octets: the directory is full"):
-        SharedState.adopt(before.fd, text, [*version(acl=NEW_ACL), MIRROR])
+    with pytest.raises(RegionError, match=r"region 'nat' of \d+ octets: the directory is full"):
+        SharedState.adopt(before.fd, text, [*version(acl=NEW_ACL), NAT])
     assert [e.name for e in Memory(before.fd).entries()].count("acl") == 1
 
 
@@ -167,7 +167,7 @@ def test_a_process_without_memory_leaves_nothing(before):
     def work():
         resource.setrlimit(resource.RLIMIT_AS, (1 << 36, 1 << 36))
         try:
-            adopt(before, [MIRROR, *version(acl=huge)])
+            adopt(before, [NAT, *version(acl=huge)])
         except RegionError as error:
             return "region 'acl' of" in str(error) and "mmap: Cannot allocate memory" in str(error)
         return False
@@ -179,7 +179,7 @@ def test_a_process_without_memory_leaves_nothing(before):
 def test_killed_at_any_step_of_an_adoption(before):
     """Whoever comes next can adopt, whichever version it is, and finds what ran as it was."""
     state = told(before)
-    wanted = [*version(acl=NEW_ACL, meter=None), MIRROR]
+    wanted = [*version(acl=NEW_ACL, meter=None), NAT]
     outcomes = set()
 
     def make():
@@ -191,7 +191,7 @@ def test_killed_at_any_step_of_an_adoption(before):
         back = SharedState.adopt(before.fd, state)
         assert (back.succession.made, told(back)) == ([], state)
         after = SharedState.adopt(before.fd, state, wanted)
-        assert after.succession.made == ["acl", "mirror"]
+        assert after.succession.made == ["acl", "nat"]
         assert not after.of("acl").ingress_rows.any()
         after.succession.undo()
         assert before.of("acl").ingress_rows[0, 0, 0] == 7

@@ -1,6 +1,5 @@
-"""Learning switch against a plain-Python one: dictionaries, ageing, VLANs, floods."""
+"""Learning switch against a plain-Python one, model.py."""
 
-import enum
 import random
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from dpu_runtime.kernels.burst import FORWARD, INGRESS, OUT_MAX, Service, Word
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE
-from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
+from dpu_runtime.kernels.drops import DROP_REASON_COUNT
 from dpu_runtime.kernels.layout import (
     META_DTYPE,
     PARSED_MULTICAST,
@@ -21,7 +20,6 @@ from dpu_runtime.kernels.layout import (
     VERDICT_PASS,
     VIRTIO_NET_HDR_GSO_TCPV4,
 )
-from dpu_runtime.kernels.switch import drops as reasons
 from dpu_runtime.kernels.switch.admit import admit
 from dpu_runtime.kernels.switch.forward import forward
 from dpu_runtime.kernels.switch.mac_table import (
@@ -29,30 +27,16 @@ from dpu_runtime.kernels.switch.mac_table import (
     COUNTER_COPIES,
     COUNTER_FLOODED,
     COUNTER_LEARNED,
-    COUNTER_MOVES,
-    COUNTER_TABLE_FULL,
     TICK_NS,
     write_active_ports,
 )
 from tests.functions.stages import FIRST_DROP, burst_of, run, state_of
+from tests.functions.switch.model import Model, Why
 from tests.functions.switch.tables import Tables
 
 AGEING = 40  # ticks
 BROADCAST = 0xFFFFFFFFFFFF
 HOST = 0x020000000000  # plus a number: a host's address
-
-
-class Why(enum.IntEnum):
-    """Why a packet goes nowhere: the frame's reason, and the switch's own in their order."""
-
-    NONE = 0
-    PORT_DOWN = Drop.PORT_DOWN
-    MAC_SPOOF = FIRST_DROP + reasons.MAC_SPOOF
-    VLAN_DENIED = FIRST_DROP + reasons.VLAN_DENIED
-    HAIRPIN = FIRST_DROP + reasons.HAIRPIN
-    NO_EGRESS = FIRST_DROP + reasons.NO_EGRESS
-    MTU_EXCEEDED = FIRST_DROP + reasons.MTU_EXCEEDED
-    LINK_LOCAL = FIRST_DROP + reasons.LINK_LOCAL
 
 
 class Switch(Tables):
@@ -130,86 +114,6 @@ def packet(src, dst, in_port, **fields):
     return {"src_mac": src, "dst_mac": dst, "in_port": in_port, **fields}
 
 
-class Model:
-    """The same switch, slow and obvious."""
-
-    def __init__(self, tables):
-        self.t = tables
-        self.table = {}  # (vlan, mac): [port, generation, stamp]
-        self.counters = dict.fromkeys(
-            (COUNTER_LEARNED, COUNTER_MOVES, COUNTER_TABLE_FULL, COUNTER_FLOODED, COUNTER_COPIES), 0
-        )
-
-    def port(self, number):
-        return {name: int(self.t.ports[number][name]) for name in self.t.ports.dtype.names}
-
-    def member(self, number, vlan):
-        port = self.port(number)
-        if port["flags"] & PORT_TRUNK:
-            return bool(int(self.t.vlan_allowed[number, vlan // 64]) >> vlan % 64 & 1)
-        return port["vlan"] in (0, vlan)
-
-    def live(self, entry, now):
-        return now - entry[2] < AGEING and self.port(entry[0])["generation"] & 0xFFFF == entry[1]
-
-    def learn(self, vlan, mac, number, now):
-        if mac == 0 or mac >> 40 & 1:
-            return
-        generation = self.port(number)["generation"] & 0xFFFF
-        entry = self.table.get((vlan, mac))
-        if entry is None or not self.live(entry, now):
-            self.counters[COUNTER_LEARNED] += 1
-        elif entry[0] != number:
-            self.counters[COUNTER_MOVES] += 1
-        elif now - entry[2] < 4:
-            return
-        self.table[vlan, mac] = [number, generation, now]
-
-    def denied(self, rec, number):
-        port = self.port(number)
-        if not self.member(number, rec["vlan"]):
-            return Why.VLAN_DENIED
-        if not port["flags"] & PORT_UP:
-            return Why.PORT_DOWN
-        size = rec["frame_len"] - 14 - 4 * rec["tags"]
-        if rec["gso_type"]:
-            size = max(0, rec["l5_offset"] - rec["l3_offset"]) + rec["gso_size"]
-        return Why.MTU_EXCEEDED if port["mtu"] and size > port["mtu"] else Why.NONE
-
-    def forward(self, rec, now):
-        """Ports that the packet goes to and why it is dropped, for a record as a dictionary."""
-        port = self.port(rec["in_port"])
-        if not port["flags"] & PORT_UP:
-            return [], Why.PORT_DOWN
-        if port["flags"] & PORT_SPOOF_CHECK and port["mac"] != rec["src_mac"]:
-            return [], Why.MAC_SPOOF
-        vid = rec["vlan_tci"] & 0xFFF if rec["tags"] else 0
-        rec["vlan"] = vid or port["vlan"]
-        if not self.member(rec["in_port"], rec["vlan"]):
-            return [], Why.VLAN_DENIED
-        self.learn(rec["vlan"], rec["src_mac"], rec["in_port"], now)
-        dst = rec["dst_mac"]
-        if dst & ~0xF == 0x0180C2000000:
-            return [], Why.LINK_LOCAL
-        entry = self.table.get((rec["vlan"], dst))
-        if entry and self.live(entry, now) and not dst >> 40 & 1:
-            if entry[0] == rec["in_port"]:
-                return [], Why.HAIRPIN
-            reason = self.denied(rec, entry[0])
-            return ([], reason) if reason else ([entry[0]], Why.NONE)
-        active = [int(p) for p in self.t.active_ports[1 : 1 + int(self.t.active_ports[0])]]
-        reasons = {p: self.denied(rec, p) for p in active if p != rec["in_port"]}
-        taken = [p for p in reasons if not reasons[p]]
-        if taken:
-            self.counters[COUNTER_FLOODED] += 1
-            self.counters[COUNTER_COPIES] += len(taken) - 1
-            return taken, Why.NONE
-        for reason in (Why.MTU_EXCEEDED, Why.PORT_DOWN, Why.VLAN_DENIED):
-            if reason in reasons.values():
-                return [], reason
-        return [], Why.NO_EGRESS
-
-
 PORTS = 8
 
 
@@ -260,7 +164,7 @@ def test_against_the_model(seed):
     rng = random.Random(seed)
     tables = Switch(PORTS, out_max=rng.choice((PORTS, PORTS + 3, OUT_MAX)))
     _wire(tables)
-    model = Model(tables)
+    model = Model(tables, AGEING)
     now, received, sent = 5, 0, 0
     for _ in range(60):
         meta = batch_of([_random_packet(rng) for _ in range(rng.randrange(1, 12))])
