@@ -18,6 +18,9 @@ from dpu_runtime.kernels.compile.jit import PYTHON_MODE, kernel, primitive
 
 if not PYTHON_MODE:
     from numba import typeof, types
+    from numba.core.errors import TypingError
+
+    from dpu_runtime.kernels.compile.reference import Reference
 
 
 class Op(enum.IntEnum):
@@ -85,6 +88,8 @@ def _form(op, burst, io):
 
 def _call(op, burst=None):
     """Signature and code of a call. A state is a pointer there and a word here: the same register."""
+    if burst is not None and not isinstance(burst, Reference):
+        raise TypingError(f"{op.name}: a burst must be lent, it is {type(burst).__name__}")
     passed, returned = _form(op, burst, types.uint64)
 
     def codegen(context, builder, signature, values):

@@ -116,7 +116,7 @@ class Generator:
         hz = cycles_hz()
         self._begin(rate / hz)
         if self._announcement:
-            self.ports.announce(self._announcement, self._arrays)
+            self.ports.announce(self._announcement, self._traffic)
         epoch = int(read_cycles())
         end = epoch + int(seconds * hz)
         now = epoch

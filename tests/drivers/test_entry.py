@@ -62,6 +62,16 @@ def test_a_kind_without_a_driver_receives_nothing_and_drops_what_it_is_sent(devi
     assert counted.port[PortCounter.TX_PACKETS] == 0
 
 
+@pytest.mark.compiled
+def test_a_burst_by_value_is_no_argument(device):
+    """What takes it by reference would read addresses at addresses."""
+    from numba.core.errors import TypingError
+
+    burst = device.burst.value
+    with pytest.raises(TypingError, match="a burst must be lent, it is NamedTuple"):
+        _bursts(np.int64(Kind.NULL), burst, Lent(device.worker.io), PORT, FIRST, END)
+
+
 def test_every_kind_has_what_the_loop_calls():
     entries = {kind: set(entries_of(module_of(kind, "queue"))) for kind in KINDS}
     assert set(entries) == set(Kind) - {Kind.NONE}
