@@ -8,6 +8,7 @@ Fixtures for real Linux, all undone when the test ends:
     socket_dir              a folder whose path leaves room in the 107 octets of a Unix socket's
 """
 
+import contextlib
 import functools
 import os
 import shutil
@@ -21,7 +22,7 @@ import pytest
 # Before any kernel is imported; the daemons that tests start run without, as users' do.
 os.environ.setdefault("DPU_CALLABLE_HELPERS", "1")
 
-from tests import leaks
+from tests import leaks, modes
 from tests import netns as network_namespaces
 
 pytest_plugins = ["tests.live.fixtures"]  # those of daemons
@@ -77,6 +78,10 @@ def pytest_configure(config):
     signal.signal(signal.SIGTERM, stop_in_order)
 
 
+def pytest_itemcollected(item):
+    modes.mark_beside(item)
+
+
 def pytest_collection_modifyitems(config, items):
     if _PYTHON_MODE:
         compiled = [item for item in items if item.get_closest_marker("compiled")]
@@ -121,6 +126,13 @@ def nothing_left_behind():
     yield
     lines = leaks.left_behind(taps_before)
     assert not lines, "the tests left behind:\n" + "\n".join(lines)
+
+
+@pytest.fixture(autouse=True)
+def compiles_in_its_stage_only(request):
+    """A test that runs beside others leaves compiling to daemons, which lock the cache."""
+    with modes.compiles_nothing() if modes.is_beside(request.node) else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import pytest
 from scripts import asm
 from tests.conventions import ROOT
 
+pytestmark = pytest.mark.in_memory
+
 ASSEMBLY = """entry:
 \tmovabsq\t$memset, %rbp
 .LBB0_1:

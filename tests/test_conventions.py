@@ -8,6 +8,8 @@ from dpu_runtime.registry import NAMES
 from tests import conventions
 from tests.conventions import Source
 
+pytestmark = pytest.mark.in_memory
+
 PYTHON = conventions.sources(".py")
 
 # The control process starts fast: nothing that it is made of may bring numba in.

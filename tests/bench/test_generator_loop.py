@@ -16,6 +16,8 @@ from bench.results import ROOT
 from dpu_runtime.kernels.compile.jit import kernel
 from tests.bench.generator_frames import Frames
 
+pytestmark = pytest.mark.in_memory
+
 NAMES = ("RECEIVED", "DUPLICATED", "REORDERED", "CORRUPTED", "FOREIGN", "STALE")
 
 

@@ -15,6 +15,8 @@ from bench.generator.layout import MAGIC, STAMP_BYTES, STAMP_DTYPE
 from bench.generator.patterns import INCREMENT, RANDOM, Pattern, from_capture, from_pattern
 from tests.bench.generator_frames import frames_of, valid
 
+pytestmark = pytest.mark.in_memory
+
 STREAM = 7
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from bench.generator.search import NDR, PDR, TRIALS_MAX, Goal, search
 
+pytestmark = pytest.mark.in_memory
+
 LOW, HIGH, SECONDS = 1e3, 2e6, 10
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from bench import callgrind, instruction_cases
 
-pytestmark = pytest.mark.compiled
+pytestmark = [pytest.mark.in_memory, pytest.mark.compiled]
 
 
 def test_a_mark_does_nothing_outside_valgrind():

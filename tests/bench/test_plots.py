@@ -3,8 +3,12 @@
 import xml.etree.ElementTree as ET
 from dataclasses import asdict
 
+import pytest
+
 from bench.plots import draw
 from bench.results import ratio, result
+
+pytestmark = pytest.mark.in_memory
 
 WHERE = {"machine": "M", "cpus": 2, "kernel": "6.18", "commit": "abc"}
 

@@ -8,6 +8,8 @@ from bench import possible
 from bench.possible import FLOORS, floor_of
 from bench.report import FIGURES
 
+pytestmark = pytest.mark.in_memory
+
 # Scripts that compare packets, octets or times of packets with a peer: each of their ratios has a floor.
 WITH_FLOORS = (
     "tcp_containers",

@@ -7,6 +7,8 @@ from bench import headlines, report
 from bench.headlines import HEADLINES, ROWS_MAX, Headline
 from bench.results import ROOT, ratio, result
 
+pytestmark = pytest.mark.in_memory
+
 
 def measured(*rows, machine="M"):
     """Data of a script that measured `rows`."""

@@ -7,6 +7,8 @@ import pytest
 from bench import cpu_distance, results
 from bench.results import Result, alternate, comparison, environment, ratio, result, table, write_json
 
+pytestmark = pytest.mark.in_memory
+
 
 def test_a_result_has_median_low_and_high():
     assert result("parse", "ns", [3, 1, 9], 7) == Result("parse", 3, "ns", 1, 9, 7)

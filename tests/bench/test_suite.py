@@ -15,6 +15,8 @@ from bench.report import FIGURES
 from bench.results import PAIRS_MIN, REPEATS, ROOT, ratio
 from bench.suite import SUITE, Bench, chosen
 
+pytestmark = pytest.mark.in_memory
+
 
 def test_every_script_that_measures_is_in_the_suite():
     scripts = {path.stem for path in (ROOT / "bench").glob("*.py") if "results.main(" in path.read_text()}

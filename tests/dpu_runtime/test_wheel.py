@@ -8,6 +8,8 @@ import pytest
 
 from tests.conventions import ROOT
 
+pytestmark = pytest.mark.in_memory
+
 FLOORS = ("dpu_runtime", "dpu_runtime/kernels", "dpu_runtime/drivers")
 
 

@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 from collections import Counter
 
 import pytest
@@ -21,18 +22,27 @@ pytestmark = [
 ]
 
 TRANSFER_BYTES = 4 << 20
+DATAGRAMS = 10
 
 
 @contextlib.contextmanager
 def tcpdump(container, ifname="eth0"):
-    """Run `tcpdump -vv` on what comes in; afterwards `seen` counts checksums by what it says of them."""
+    """Run `tcpdump -vv` on what comes in; afterwards `seen` counts checksums by what it says of them.
+
+    It is ended when it has shown the datagrams of `exchange`, which come last.
+    """
     argv = ("tcpdump", "-i", ifname, "-vv", "-n", "-l", "-Q", "in", "--immediate-mode", "tcp or udp")
     process = container.popen(*argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "listening on" in process.stderr.readline()
-    seen = Counter()
+    seen, lines = Counter(), []
+    reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
+    reader.start()
     yield seen
+    wait_until(lambda: sum("UDP, length 100" in line for line in lines) >= DATAGRAMS)
     process.send_signal(signal.SIGINT)
-    text, _ = process.communicate(timeout=10)
+    assert process.wait(10) == 0
+    reader.join(10)
+    text = "".join(lines)
     seen["good"] = len(re.findall(r"\(correct\)|\[udp sum ok\]", text))
     seen["bad"] = len(re.findall(r"\(incorrect|\[bad udp cksum", text))
 
@@ -41,9 +51,9 @@ def exchange(sender, receiver):
     """TCP and UDP from one container to another."""
     assert transfer(sender, receiver, TRANSFER_BYTES)
     with sender.socket(socket.SOCK_DGRAM) as out:
-        for _ in range(10):
+        for _ in range(DATAGRAMS):
             out.sendto(bytes(100), (receiver.ipv4, 7))
-    assert wait_until(lambda: receiver.snmp("Udp", "NoPorts") >= 10)
+    assert wait_until(lambda: receiver.snmp("Udp", "NoPorts") >= DATAGRAMS)
     assert checksum_errors(receiver) == checksum_errors(sender) == 0
 
 
