@@ -11,13 +11,12 @@ import sys
 import pytest
 
 from dpu_runtime.api.client import Client
-from dpu_runtime.config.errors import ApplyError
+from dpu_runtime.config.errors import ApplyError, NotAdoptedError
 from dpu_runtime.config.file import config_toml, parse_config
 from dpu_runtime.control.daemon import Daemon
 from dpu_runtime.control.durable import write_atomically
 from dpu_runtime.control.notify import sd_notify, watchdog_interval_s
 from dpu_runtime.control.state import StateDir
-from dpu_runtime.device.supervisor import NotAdoptedError
 from tests.dpu_runtime.control.memory_device import MemoryDevice
 from tests.live.daemons import ROOT, in_thread, start_process, wait_for
 

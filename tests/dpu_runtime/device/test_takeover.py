@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError, NotAdoptedError
 from dpu_runtime.config.models import NullPort, RuntimeConfig
 from dpu_runtime.device import takeover as module
 from dpu_runtime.device.device import DpuDevice
-from dpu_runtime.device.supervisor import DataPlaneError, DataPlaneGoneError, NotAdoptedError
 from dpu_runtime.drivers.port import Kind
 from dpu_runtime.functions.acl.config import RuleConfig
 from dpu_runtime.kernels.drops import Drop

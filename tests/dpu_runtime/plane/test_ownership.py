@@ -14,7 +14,8 @@ from dpu_runtime.kernels.layout import PORT_UP
 from dpu_runtime.plane import channel, ownership
 from dpu_runtime.plane import dataplane as module
 from dpu_runtime.plane.dataplane import DataPlane
-from dpu_runtime.plane.shared import Control, SharedState, WorkerWord
+from dpu_runtime.plane.shared import SharedState
+from dpu_runtime.plane.words import Control, WorkerWord
 
 WORKERS = 2
 WAIT_S = 5.0
