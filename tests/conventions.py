@@ -50,7 +50,7 @@ TESTED_WITH = {
     "acl/key_words": "functions/acl/test_filter",
     "acl/match": "functions/acl/test_filter",
     "checksum/crc32c_fold": "kernels/checksum/test_crc32c",
-    "hold": "kernels/test_stage",
+    "hold": "functions/services/test_services",
     "octets/wide_sum": "kernels/checksum/test_internet",
     "parse/arp": "kernels/parse/test_parse",
     "parse/ethernet": "kernels/parse/test_parse",
@@ -58,7 +58,7 @@ TESTED_WITH = {
     "parse/ipv6": "kernels/parse/test_parse",
     "parse/transport": "kernels/parse/test_parse",
     "parse/tunnel": "kernels/parse/test_parse",
-    "punt": "kernels/test_stage",
+    "punt": "functions/services/test_services",
     "switch/admit": "functions/switch/test_forward",
     "verdict": "functions/switch/test_forward",
 }
