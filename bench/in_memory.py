@@ -42,15 +42,17 @@ class InMemory:
         os.close(self.shared.fd)  # mapped, and nobody else will
         settings = self.shared.of("switch").settings
         settings[mac_table.AGEING_TICKS] = mac_table.ageing_ticks(mac_table.MAC_AGEING_SECONDS)
-        self.worker, self.burst, self.stages, self.programs = make_private(
-            self.shared, 0, workers, self.functions
-        )
+        self.worker, self.burst, self.stages, self.programs = self.make_private(workers)
         self.arena = huge_pages(layout.ARENA_BYTES)  # for payloads
         self.on, self.tasks = set(on), tasks
         self._set_programs()
 
     def _set_programs(self):
         set_programs(self.programs, self.on, self.functions, self.tasks)
+
+    def make_private(self, workers):
+        """The private memory of its worker."""
+        return make_private(self.shared, 0, workers, self.functions)
 
     def switch_on(self, *names):
         """Have these stages in the programs of all ports too."""
@@ -84,10 +86,14 @@ class InMemory:
 def make_private(shared, number, workers, declared=None):
     """The private memory of a worker, ready to run over null ports: (worker, burst, Stages, Programs)."""
     burst = Lent(make_burst(number, shared))
-    worker, frame = make_worker(shared, number, workers, burst)
+    return make_ready(shared, burst, *make_worker(shared, number, workers, burst), declared)
+
+
+def make_ready(shared, burst, worker, frame, declared=None):
+    """The same, of a worker, burst and frame that are made already, lent."""
     load_drivers(worker.io, burst, shared, [Kind.NULL])
     load_fused(burst, frame)
-    stages = Stages(shared, number, burst, declared or functions())
+    stages = Stages(shared, burst.number, burst, declared or functions())
     return worker, burst, stages, Programs(frame, stages)
 
 

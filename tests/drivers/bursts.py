@@ -54,17 +54,27 @@ class Bursts:
         self._burst = make_burst(0, _shared_memory())._replace(
             headers=self.headers, meta=self.meta, copies=self.copies, drops=self.drops
         )
+        self._lent_burst = Lent(self._burst)
+
+    @property
+    def io(self):
+        """State of the kind."""
+        return self._io
+
+    @io.setter
+    def io(self, io):
+        self._io, self._lent_io = io, Lent(io)
 
     def call(self, op, *args):
         """Call an entry point that takes no burst."""
-        return self._entries[op](Lent(self.io), *args)
+        return self._entries[op](self._lent_io, *args)
 
     def _port(self, port):
         return self.port if port is None else port
 
     def receive(self, port=None):
         """One burst: (packets, errno); `done` must follow."""
-        return self._entries[Op.RX](Lent(self._burst), Lent(self.io), self._port(port))
+        return self._entries[Op.RX](self._lent_burst, self._lent_io, self._port(port))
 
     def done(self, port=None):
         """Give back what the burst's packets lay in."""
@@ -75,7 +85,7 @@ class Bursts:
         order = range(len(batch.meta)) if order is None else order
         packets = np.array([NO_ROW] * FIRST + list(order), np.uint16)
         burst = self._burst._replace(headers=batch.headers, meta=batch.meta, packets=packets)
-        self._entries[Op.TX](Lent(burst), Lent(self.io), self._port(port), FIRST, len(packets))
+        self._entries[Op.TX](Lent(burst), self._lent_io, self._port(port), FIRST, len(packets))
 
     def frame(self, i):
         """Octets of received packet `i`."""

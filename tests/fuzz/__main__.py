@@ -36,7 +36,7 @@ class FoundError(Exception):
 
 def check(device, violations):
     """Look at what a chunk left behind."""
-    found = [text for text, count in zip(violations, device.violations, strict=False) if count]
+    found = [text for text, count in zip(violations, device.judge.violations, strict=True) if count]
     if found:
         raise FoundError("; ".join(found))
     drops = device.shared.drops[0]
@@ -51,7 +51,7 @@ def check(device, violations):
 
 def child(state_fd, packets, seed):
     """Run the packets; raises what it finds."""
-    from tests.fuzz import corpus, device, loop
+    from tests.fuzz import corpus, device, judge, loop
 
     state = state_of(state_fd)
     state[loop.STATE_RANDOM] = np.uint64((seed * 0x9E3779B97F4A7C15 + 1) % (1 << 64) or 1)
@@ -63,8 +63,8 @@ def child(state_fd, packets, seed):
     while state[STATE_PACKETS] < packets:
         fuzzed.change(rng)
         chunk = min(CHUNK_PACKETS, packets - int(state[STATE_PACKETS]))
-        loop.fuzz(fuzzed.worker, fuzzed.tables, fuzzed.batch, frames, fuzzed.ends, state, ports, chunk)
-        check(fuzzed, loop.VIOLATIONS)
+        loop.fuzz(fuzzed.worker, fuzzed.burst, fuzzed.judge, frames, fuzzed.ends, state, ports, chunk)
+        check(fuzzed, judge.VIOLATIONS)
         if time.monotonic() - started > 10:
             started = time.monotonic()
             print(f"{int(state[STATE_PACKETS]):,} packets", flush=True)

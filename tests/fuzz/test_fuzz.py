@@ -49,7 +49,7 @@ def test_packets_are_a_function_of_the_seed():
         headers, meta = np.zeros((BATCH_SIZE, ROW_BYTES), np.uint8), np.zeros(BATCH_SIZE, META_DTYPE)
         state = np.array([seed, 0], np.uint64)
         for _ in range(20):
-            loop.make_burst(state, frames, ends, headers, meta, 13)
+            loop.make_burst(state, frames, ends, headers, meta, 5, 13)
         assert slots and (meta["frame_len"] <= FRAME_BYTES_MAX).all() and state[loop.STATE_PACKETS] > 20
         return headers.tobytes(), meta.tobytes(), int(state[0])
 
@@ -75,23 +75,26 @@ PLANTED = {
 
 @pytest.fixture(scope="module")
 def judge():
-    from dpu_runtime.kernels.compile.jit import kernel
-    from tests.fuzz import loop
+    from dpu_runtime.drivers.port import PORT_COUNTER_COUNT
+    from dpu_runtime.kernels.burst import make_burst
+    from dpu_runtime.kernels.compile.reference import Lent
+    from dpu_runtime.plane.shared import SharedState
+    from tests.fuzz import judge
 
-    @kernel
-    def send(headers, meta, order, iov, counters):
-        loop.judge_burst(0, headers, meta, order, 1, iov, counters)
+    shared = SharedState.create()
+    shared.ports[0]["flags"], shared.ports[0]["mtu"] = PORT_UP, 256 - 14
+    burst = make_burst(0, shared)
 
-    def found(fields):
+    def found(fields, count=1):
         payload = np.zeros(64, np.uint8)
-        meta = np.zeros(1, META_DTYPE)
+        burst.meta[0] = np.zeros((), META_DTYPE)
         for name, value in {**GOOD, "payload_addr": payload.ctypes.data, **fields}.items():
-            meta[name] = value
-        iov = np.zeros(loop.IOV_WORDS, np.uint64)
-        iov[loop.PORT_FLAGS_AT], iov[loop.MTU_AT] = PORT_UP, 256 - 14
-        send(np.zeros((1, ROW_BYTES), np.uint8), meta, np.zeros(1, np.uint16), iov, np.zeros(16, np.uint64))
-        bad = iov[loop.VIOLATIONS_AT :]
-        return [name for name in dir(loop) if name.startswith("BAD_") and bad[getattr(loop, name)]]
+            burst.meta[0][name] = value
+        bad = np.zeros(len(judge.VIOLATIONS), np.uint64)
+        counters = np.zeros((1, PORT_COUNTER_COUNT), np.uint64)
+        io = judge.Judge(counters, np.zeros(256, np.uint8), bad, np.zeros(1, np.uint64))
+        judge.checked_tx(Lent(burst), Lent(io), 0, 0, count)
+        return [name for name in dir(judge) if name.startswith("BAD_") and bad[getattr(judge, name)]]
 
     return found
 
@@ -112,3 +115,17 @@ def test_pieces_add_up_to_the_payload(judge, lengths, found):
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_violation_is_seen(judge, name):
     assert name in judge(PLANTED[name])
+
+
+def test_a_burst_that_is_too_long_is_seen(judge):
+    assert judge({}, BATCH_SIZE) == []
+    assert judge({}, BATCH_SIZE + 1) == ["BAD_COUNT"]
+
+
+def test_a_reason_is_the_frames_or_a_functions():
+    from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
+    from tests.fuzz.device import reasons
+
+    given = set(np.flatnonzero(reasons()).tolist())
+    assert given & set(range(DROP_REASON_COUNT)) == set(Drop) - {Drop.NONE}
+    assert DROP_REASON_COUNT in given and max(given) < 255
