@@ -32,12 +32,24 @@ from dpu_runtime.kernels.compile.jit import kernel
 def {name}({arguments}):
     return helper({arguments})
 """
-# Arguments that are called otherwise than the array of the batch or of the shared memory that they are.
+# Arguments that are called otherwise than the array of the burst, the frame or the state that they are.
 SAME = {
-    **{"rec": "record", "m": "record", "cache": "cache_ingress", "acl": "acl_ingress", "gro": "gro_flows"},
-    **{"out_headers": "segment_headers", "out_row": "row"},
+    **{"rec": "record", "m": "record", "cache": "private", "acl": "tables", "gro": "gro_flows"},
+    **{"out_headers": "segment_headers", "out_row": "row", "order": "segment_order", "iov": "gro_iov"},
     **{"out_meta": "segment_meta", "out_iov": "segment_iov", "a": "record", "b": "record", "row_a": "row"},
     **{"row_b": "row", "member_row": "row", "segment": "record", "records": "meta", "parsed": "word"},
+}
+NUMBERS = ("out_port", "packets")  # that arrays of the burst are called like
+# Arguments of a folder's or file's helpers: a part of the function's state, or a number.
+OF_MODULES = {
+    "stage": {"row": lambda _: None},
+    "hold": {"row": lambda _: None},
+    "meter": {"words": lambda state: state.tables.meters[0, 0]},
+    "switch": {
+        "counters": lambda state: state.counters.switch,
+        "mac": lambda state: state.tables.mac,
+        "vlan_allowed": lambda state: state.tables.vlan_allowed,
+    },
 }
 # Numbers that are no counts, indices or offsets: int64 is what those are.
 UNSIGNED = {"addr", "addr_a", "addr_b", "address", "length", "total", "size", "l4_len", "value", "old", "new"}
@@ -127,30 +139,48 @@ def chosen(name):
 
 
 class Arguments:
-    """Types of arguments by their names: of what a worker has."""
+    """Types of arguments by their names: of what a worker has, and of the state of a module's function."""
 
     def __init__(self):
+        from dpu_runtime.kernels.burst import make_burst  # noqa: PLC0415  (compiled code, see main
         from dpu_runtime.kernels.compile.reference import Lent  # noqa: PLC0415
-        from dpu_runtime.plane.shared import SharedState  # noqa: PLC0415  (compiled code, see main
-        from dpu_runtime.plane.worker_thread import make_batch, make_worker, shared_tables  # noqa: PLC0415
+        from dpu_runtime.plane.program import Stages  # noqa: PLC0415
+        from dpu_runtime.plane.shared import SharedState  # noqa: PLC0415
+        from dpu_runtime.plane.worker_thread import make_worker  # noqa: PLC0415
+        from dpu_runtime.registry import functions  # noqa: PLC0415
 
         shared = SharedState.create()
         os.close(shared.fd)  # mapped, and nobody else will
-        tables, batch = shared_tables(shared), make_batch()
-        worker = make_worker(shared, 0, 1, Lent(batch))
-        values = {**worker._asdict(), **batch._asdict(), **tables._asdict()}
-        values = {name: Lent(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        values |= {"row": batch.headers[0], "record": batch.meta[0], "words": shared.of("meter").meters[0, 0]}
-        values |= {"hits": shared.of("acl").hits[0], "counters": shared.of("switch").counts[0]}
-        values |= {"drops": shared.drops[0]}
-        self._values = values
+        burst = Lent(make_burst(0, shared))
+        _, frame = make_worker(shared, 0, 1, burst)
+        self._values = {**frame.value._asdict(), **burst.value._asdict(), "burst": burst, "frame": frame}
+        self._values |= dict.fromkeys(NUMBERS)
+        self._values |= {"row": burst.headers[0], "record": burst.meta[0]}
+        self._stages = Stages(shared, 0, burst, functions())
+        self._first = {one.name: one.stages[0].name for one in functions() if one.stages}
 
-    def types(self, function):
+    def _there(self, module):
+        """{name: value} of arguments that are no numbers; of a module of the frame `state` is the first."""
+        name = module.partition(".")[0]
+        state = self._stages.state(self._first.get(name, next(iter(self._first.values()))))
+        there = {**self._values, "state": state}
+        if name in self._first:
+            there |= state.counters._asdict() if state.counters else {}
+            there |= {"tables": state.tables, "private": state.private}
+        return there | {key: value(state) for key, value in OF_MODULES.get(name, {}).items()}
+
+    def types(self, module, function):
         """Types of the arguments of a kernel or helper: what has no array's name is a number."""
         from numba import typeof, types  # noqa: PLC0415
 
+        from dpu_runtime.kernels.compile.reference import Lent  # noqa: PLC0415
+
+        there = self._there(module)
         names = inspect.signature(function.py_func).parameters
-        values = (self._values.get(SAME.get(name, name)) for name in names)
+        if "burst" not in names:
+            there.pop("state")  # a checksum's
+        values = (there.get(SAME.get(name, name)) for name in names)
+        values = (Lent(value) if isinstance(value, tuple) else value for value in values)
         numbers = (types.uint64 if name in UNSIGNED else types.int64 for name in names)
         return tuple(
             number if value is None else typeof(value) for number, value in zip(numbers, values, strict=True)
@@ -162,7 +192,7 @@ def make(module, name, arguments, folder):
     from dpu_runtime.observe.machine_code import entry_of  # noqa: PLC0415  (compiled code, see main)
 
     function = compiled_functions(module)[name]
-    passed = arguments.types(function)
+    passed = arguments.types(module, function)
     if function.targetoptions.get("forceinline"):
         names = ", ".join(inspect.signature(function.py_func).parameters)
         path = Path(folder) / f"asm_{name}.py"
