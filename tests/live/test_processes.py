@@ -1,11 +1,8 @@
 """Processes that are killed and come back: the data plane, the control process, both; clean ends."""
 
-import hashlib
 import os
 import re
 import signal
-import socket
-import threading
 import time
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 
 from tests.live.daemon import Container, alive, wait_until
 from tests.live.pings import Pings
+from tests.live.streams import Stream
 
 pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("iproute2", "iputils-ping")]
 
@@ -34,51 +32,6 @@ def pair(new_daemon, namespaces):
         )
 
     return make
-
-
-class Stream:
-    """A TCP connection that is kept busy from one container to the other."""
-
-    def __init__(self, sender, receiver):
-        self.server = receiver.socket()
-        self.server.bind((receiver.ipv4, 5001))
-        self.server.listen()
-        self.client = sender.socket()
-        self.client.connect((receiver.ipv4, 5001))
-        self.connection, _ = self.server.accept()
-        self.connection.settimeout(20)
-        self.sent, self.received = hashlib.sha256(), hashlib.sha256()
-        self.octets = 0
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._send, self._receive)]
-        for thread in self._threads:
-            thread.start()
-
-    def _send(self):
-        while not self._stop.is_set():
-            data = os.urandom(1 << 16)
-            self.client.sendall(data)
-            self.sent.update(data)
-        self.client.shutdown(socket.SHUT_WR)
-
-    def _receive(self):
-        while data := self.connection.recv(1 << 18):
-            self.received.update(data)
-            self.octets += len(data)
-
-    def goes_on(self, timeout_s=5.0):
-        """Whether more octets arrive."""
-        before = self.octets
-        return wait_until(lambda: self.octets > before + (1 << 20), timeout_s)
-
-    def finish(self):
-        """End it; whether all octets arrived as they were."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(30)
-        for sock in (self.client, self.connection, self.server):
-            sock.close()
-        return self.octets > 0 and self.sent.digest() == self.received.digest()
 
 
 def interfaces(container):
