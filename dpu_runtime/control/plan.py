@@ -1,8 +1,8 @@
 """From one configuration to another: the steps, in an order that works.
 
-Rules that name a port go first, then the port. Ports that change come next, then new ones. All rules are set
-last, when every port they name is there. Rolling back is a plan too: from where the failure left things to
-where they were.
+Rules that name a port go before the port does; ports that go make room for those that change and come;
+rules are set last, whole, when every port they name is there. Rolling back is a plan too, from
+where the failure left things to where they were.
 """
 
 from dataclasses import dataclass

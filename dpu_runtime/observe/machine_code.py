@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# By this name: this file is not compiled, so it is none of the cache's sources.
-from dpu_runtime.kernels.compile import jit
+from dpu_runtime.kernels.compile import (
+    jit,  # by this name: this file is not compiled, so it is none of the cache's sources
+)
 
 _SECTION = np.dtype(
     [("name", "u4"), ("type", "u4"), ("flags", "u8"), ("address", "u8"), ("offset", "u8")]

@@ -84,7 +84,7 @@ class DataPlane:
         return {"ok": True}, ()
 
     def do_add_port(self, message, fds):
-        """Poll a port's n queues: worker w polls queue w. A worker beyond n only sends, on queue w mod n."""
+        """Poll a port's queues: queue w by worker w; a worker beyond them sends on queue w mod n."""
         index = message["index"]
         port = map_queues(message["kind"], index, self.shared, fds, message["layout"])
         self.ports[index] = port

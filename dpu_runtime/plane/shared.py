@@ -130,8 +130,9 @@ class SharedState:
             raise ValueError(f"shared memory has {size} octets, this version's layout {TOTAL_BYTES}")
         self._map = mmap.mmap(fd, TOTAL_BYTES)
         self._header = np.frombuffer(self._map, "u8", 2)
-        # Octets up to which changes are added to the notes; 0: the notes are another process's.
-        self._notes_end = 0
+        self._notes_end = (
+            0  # octets up to which changes are added to the notes; 0: they are another process's
+        )
         for name, (dtype, shape) in LAYOUT.items():
             count = int(np.prod(shape))
             array = np.frombuffer(self._map, dtype, count, OFFSETS[name]).reshape(shape)
