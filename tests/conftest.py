@@ -8,7 +8,6 @@ Fixtures for real Linux, all undone when the test ends:
     socket_dir              a folder whose path leaves room in the 107 octets of a Unix socket's
 """
 
-import contextlib
 import functools
 import os
 import shutil
@@ -79,7 +78,7 @@ def pytest_configure(config):
 
 
 def pytest_itemcollected(item):
-    modes.mark_beside(item)
+    modes.mark_daemons(item)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -126,13 +125,6 @@ def nothing_left_behind():
     yield
     lines = leaks.left_behind(taps_before)
     assert not lines, "the tests left behind:\n" + "\n".join(lines)
-
-
-@pytest.fixture(autouse=True)
-def compiles_in_its_stage_only(request):
-    """A test that runs beside others leaves compiling to daemons, which lock the cache."""
-    with modes.compiles_nothing() if modes.is_beside(request.node) else contextlib.nullcontext():
-        yield
 
 
 @pytest.fixture

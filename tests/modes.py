@@ -2,12 +2,11 @@
 
 three_modes      kernels, tables and rings in memory: compiled, with the compiler off, and with bounds checked
 in_memory        needs neither device nor daemon nor the clock: compiled, in the same stage
-beside           of a folder of BESIDE, and neither: with devices and daemons, beside the rest of those
-none of these    with devices and daemons
+daemons          of a folder of DAEMONS, and none of these: compiled, in a stage of its own
+none of them     drivers on devices, benches: compiled, in a stage of its own
 one_mode("why")  not in three modes, though it lies in a folder of tests that are
 """
 
-import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("tests/kernels", "tests/functions")  # their conftest.py calls mark_three_modes
-# Their daemons compile, under a lock, and they do not: two stages that both compile would need a cache each.
-BESIDE = ("tests/dpu_runtime", "tests/functions", "tests/examples", "tests/clients")
+DAEMONS = ("tests/live", "tests/dpu_runtime", "tests/functions", "tests/examples", "tests/clients")
 STRAYS = "not three_modes and not root and not one_mode"
 
 
@@ -32,28 +30,11 @@ def mark_three_modes(item):
         raise pytest.UsageError(f'{item.nodeid}: one_mode("why it does not run in three modes")')
 
 
-def mark_beside(item):
-    """Mark a collected test of one of the folders of BESIDE."""
+def mark_daemons(item):
+    """Mark a collected test of one of the folders of DAEMONS."""
     path = item.path.relative_to(ROOT).as_posix() if item.path.is_relative_to(ROOT) else ""
-    if path.startswith(tuple(f"{folder}/" for folder in BESIDE)):
-        item.add_marker("beside")
-
-
-def is_beside(item):
-    """Whether a test runs in that stage."""
-    names = {mark.name for mark in item.iter_markers()}
-    return "beside" in names and not names & {"three_modes", "in_memory"}
-
-
-@contextlib.contextmanager
-def compiles_nothing():
-    """Fail what compiles in this process meanwhile."""
-    from numba.core import event
-
-    with event.install_recorder("numba:compile") as compiled:
-        yield
-    names = sorted({str(made.data["dispatcher"].py_func.__qualname__) for _, made in compiled.buffer})
-    assert not names, f"compiled in the test's process: {', '.join(names)}: not for a folder of BESIDE"
+    if path.startswith(tuple(f"{folder}/" for folder in DAEMONS)):
+        item.add_marker("daemons")
 
 
 def collected(expression, folders=FOLDERS, root=ROOT):

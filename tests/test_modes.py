@@ -1,6 +1,5 @@
 """Tests of kernels run in three modes, or say why not; planted ones that do neither are caught."""
 
-import importlib
 import re
 
 import pytest
@@ -67,24 +66,8 @@ def test_a_test_in_one_mode_says_why(planted):
     assert planted(text, MARKING, "three_modes") == []
 
 
-def test_every_folder_of_the_second_stage_is_there():
-    assert all((modes.ROOT / folder).is_dir() for folder in modes.BESIDE)
-
-
-@pytest.mark.compiled
-def test_a_test_that_compiles_beside_another_stage_is_caught(tmp_path, monkeypatch):
-    monkeypatch.setenv("DPU_CACHE_DIR", str(tmp_path))
-    text = "from dpu_runtime.kernels.compile.jit import kernel\n\n\n@kernel\ndef planted(x): return x\n"
-    (tmp_path / "planted.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    kernel = importlib.import_module("planted").planted
-    with pytest.raises(AssertionError, match="planted: not for a folder of BESIDE"), modes.compiles_nothing():
-        kernel(1)
-
-
-def test_where_nothing_is_compiled_nothing_is_said():
-    with modes.compiles_nothing():
-        pass
+def test_every_folder_of_tests_with_daemons_is_there():
+    assert all((modes.ROOT / folder).is_dir() for folder in modes.DAEMONS)
 
 
 def test_a_marker_that_is_misspelled_is_refused(planted):

@@ -20,10 +20,11 @@ from tests.wires import open_wire
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "DPU_TEST_LIVE"  # environment variable that all processes of one daemon inherit
+PING_INTERVAL_S = 0.02
 START_TIMEOUT_S = 300.0  # a first start compiles
 END_TIMEOUT_S = 30.0
 SETTLE_TIMEOUT_S = 5.0
-PING_INTERVAL_S = 0.02
+LEFT_SIDE = ("received", "copies", "segments")
 
 
 def wait_until(condition, timeout_s=SETTLE_TIMEOUT_S, step_s=0.02):

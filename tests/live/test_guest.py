@@ -149,7 +149,7 @@ def test_ping(site, guest, size):
 
 def test_ping_from_guest_to_guest(site):
     for one, other in (GUESTS, GUESTS[::-1]):
-        site.guests[one].run(f"ping -c 5 -W 5 {ADDRESSES[other]}")  # they know each other's address now
+        site.guests[one].run(f"ping -c 5 -i 0.2 -W 5 {ADDRESSES[other]}")  # addresses are resolved
         out = site.guests[one].run(f"ping -c 3 -i 0.1 -s 4000 {ADDRESSES[other]}")
         assert " 0% packet loss" in out, out
 
