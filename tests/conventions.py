@@ -59,6 +59,7 @@ TESTED_WITH = {
     "parse/transport": "kernels/parse/test_parse",
     "parse/tunnel": "kernels/parse/test_parse",
     "punt": "functions/services/test_services",
+    "stage": "functions/services/test_services",
     "switch/admit": "functions/switch/test_forward",
     "verdict": "functions/switch/test_forward",
 }

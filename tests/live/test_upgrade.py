@@ -35,7 +35,7 @@ DRIVERS = [
     for kind, array in (("vhost_user", "VHOST"), ("af_packet", "AF_PACKET"), ("af_xdp", "AF_XDP"))
 ]
 BROKEN = ("dpu_runtime/plane/worker_thread.py", "import contextlib\n", "raise ImportError('broken')\n")
-KEPT = "frame, vhost_user, af_packet, af_xdp, switch, meter"
+KEPT = "frame, vhost_user, af_packet, af_xdp, switch, meter, mirror"
 ANEW = f"regions kept: {KEPT}; made anew, of another layout: acl"
 
 

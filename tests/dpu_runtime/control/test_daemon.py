@@ -182,7 +182,7 @@ def test_unreadable_state_of_an_adopted_data_plane_stops_nothing(start, tmp_path
     assert (tmp_path / "state" / "running.json").exists()
 
 
-@pytest.mark.parametrize("refused", ["start", "rules", "take over"])
+@pytest.mark.parametrize("refused", ["start", "set acl", "take over"])
 def test_what_cannot_be_taken_over_goes_on_and_is_still_known(tmp_path, refused):
     """A data plane of another version, say: this daemon ends and takes nothing down."""
     config = parse_config(CONFIG)

@@ -12,7 +12,7 @@ from dpu_runtime.config.models import NullPort, RuntimeConfig
 from dpu_runtime.device import takeover as module
 from dpu_runtime.device.device import DpuDevice
 from dpu_runtime.drivers.port import Kind
-from dpu_runtime.functions.acl.config import RuleConfig
+from dpu_runtime.functions.acl.config import AclSettings, RuleConfig
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.layout import PORT_UP
 from dpu_runtime.plane import shared as shared_module
@@ -43,7 +43,7 @@ class Running:
             notes[port.name] = (index, port.model_dump_json(exclude_defaults=True), [0] * 16)
             self.shared.ports[index]["kind"] = Kind.NULL
             self.shared.ports[index]["flags"] = PORT_UP
-        self.shared.write_notes({"ports": notes, "rules": {"slots": {"r": 9}, "base": {"9": [1, 100]}}})
+        self.shared.write_notes({"ports": notes, "functions": {"acl": {"hits": {"r": 9}, "base": {"9": [1, 100]}}}})
         told = json.loads(json.dumps(self.shared.told()))
         self.hello = {"pid": self.pid, "ports": [0, 1], "cpus": [0, 1], "regions": told}
         self.hello_fds = [os.dup(self.shared.fd), os.eventfd(0), os.eventfd(0)]
@@ -126,6 +126,10 @@ def of_this_version(monkeypatch):
     return have
 
 
+def hit_counters(device):
+    return device.functions.books.notes()["acl"]["hits"]
+
+
 def names(process):
     return [entry.name for entry in Memory(process.shared.fd).entries()]
 
@@ -140,7 +144,7 @@ def test_one_of_this_version_is_gone_on_with(device):
     assert not device.upgrading
     assert process.asked == ["get_port", "get_port"]
     assert list(device.ports) == ["n0", "n1"]
-    assert device.rules.slots == {"r": 9}
+    assert hit_counters(device) == {"r": 9}
     assert device._supervisor.standby is None
     asyncio.run(device.take_over())
     assert device._supervisor.active is process
@@ -158,9 +162,9 @@ def test_an_upgrade_waits_for_the_tables_and_then_is_handed_over(device, of_this
         assert process.asked == ["get_port", "get_port"], "it goes on as it is"
         assert device.shared.of("acl") is not process.shared.of("acl")
         assert device.shared.ports[0]["flags"] & PORT_UP
-        assert device.rules.slots == {"r": 9}
+        assert hit_counters(device) == {"r": 9}
         rule = RuleConfig(name="r", priority=1, action="drop")
-        await device.set_rules([rule], "allow", "allow")
+        await device.set_section("acl", {"rule": [rule]}, AclSettings())
         assert process.asked[-1] == "pass_epoch"
         assert not process.shared.of("acl").ingress_active.any(), "nor do its tables change"
         process.shared.of("acl").hits[0, 9] = 5, 500  # it still counts
@@ -171,10 +175,10 @@ def test_an_upgrade_waits_for_the_tables_and_then_is_handed_over(device, of_this
     assert process.asked[-1] == "pause"
     assert device._supervisor.active is device.fresh
     assert device.shared.of("acl").ingress_active[0] == 1
-    assert device.rules.hits(WORKERS)["r"] == (4, 400), "hits go on, from where the rule came"
+    assert device.item_counters("acl")["rule"]["r"] == (4, 400), "hits go on, from where the rule came"
     assert names(process).count("acl") == 1
     assert device.interfaces_started
-    kept = "frame, vhost_user, af_packet, af_xdp, switch, meter"
+    kept = "frame, vhost_user, af_packet, af_xdp, switch, meter, mirror"
     assert (
         f"data plane 4711 is of another version; regions kept: {kept}; made anew, of another layout: acl"
         in caplog.text
@@ -296,11 +300,11 @@ def test_drops_of_a_function_that_is_no_more_stay_in_the_balance(device, of_this
 def test_nothing_but_the_data_plane_increments_the_epoch(device):
     process = Running()
     assert adopt(device, process)
-    asyncio.run(device.set_rules([], "allow", "allow"))
+    asyncio.run(device.set_section("acl", {"rule": []}, AclSettings()))
     assert process.asked[-1] == "pass_epoch"
     assert device.shared.control[shared_module.Control.EPOCH] == 0
     process.fail = {
         "pass_epoch": DataPlaneError("TimeoutError: worker 1 does not take the new tables (epoch 1)")
     }
     with pytest.raises(DataPlaneError, match="worker 1 does not take the new tables"):
-        asyncio.run(device.set_rules([], "allow", "allow"))
+        asyncio.run(device.set_section("acl", {"rule": []}, AclSettings()))
