@@ -128,7 +128,7 @@ def _api(function):
 
 
 def _drops(function):
-    return [", ".join(f"`{name.upper()}`" for name in function.drops) + "\n"] if function.drops else []
+    return [", ".join(f"`{name}`" for name in function.drops) + "\n"] if function.drops else []
 
 
 def _counters(function):

@@ -60,9 +60,11 @@ class LiveDaemon:
     """A daemon whose socket, state and log are in `folder`; it can be killed and started again.
 
     root  the checkout that it runs of
+    path  folders with further packages
     """
 
     root = ROOT
+    path = ()
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -86,12 +88,15 @@ class LiveDaemon:
             self.process = subprocess.Popen(
                 [*wrap, *dpu_command("run", "-c", config)],
                 cwd=self.root,
-                env=environment(**{MARK: str(self.folder), "PYTHONPATH": str(self.root)}),
+                env=environment(**{MARK: str(self.folder), "PYTHONPATH": self._path(self.root)}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
         return self.process
+
+    def _path(self, root):
+        return os.pathsep.join(map(str, (root, *self.path)))
 
     def start(self, config=None, **runtime):
         """Start `dpu run` and wait until it answers."""
@@ -121,7 +126,7 @@ class LiveDaemon:
         return subprocess.run(
             dpu_command("--socket", self.socket, *words),
             cwd=ROOT,
-            env=environment(),
+            env=environment(PYTHONPATH=self._path(ROOT)),
             capture_output=True,
             text=True,
             timeout=120,

@@ -43,7 +43,8 @@ class Running:
             notes[port.name] = (index, port.model_dump_json(exclude_defaults=True), [0] * 16)
             self.shared.ports[index]["kind"] = Kind.NULL
             self.shared.ports[index]["flags"] = PORT_UP
-        self.shared.write_notes({"ports": notes, "functions": {"acl": {"hits": {"r": 9}, "base": {"9": [1, 100]}}}})
+        rules = {"hits": {"r": 9}, "base": {"9": [1, 100]}}
+        self.shared.write_notes({"ports": notes, "functions": {"acl": rules}})
         told = json.loads(json.dumps(self.shared.told()))
         self.hello = {"pid": self.pid, "ports": [0, 1], "cpus": [0, 1], "regions": told}
         self.hello_fds = [os.dup(self.shared.fd), os.eventfd(0), os.eventfd(0)]
