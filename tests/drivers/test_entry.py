@@ -79,6 +79,7 @@ def test_every_kind_has_what_the_loop_calls():
     assert entries[Kind.VHOST_USER] == set(Op)
 
 
+@pytest.mark.compiled
 def test_the_states_live_as_long_as_the_workers_own(device):
     io = make_io(0, 1, device.shared)
     states = load_drivers(io, device.burst, device.shared, [Kind.NULL])
