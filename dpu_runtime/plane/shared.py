@@ -126,8 +126,15 @@ def function_region(function):
 
 @functools.cache
 def regions():
-    """Every region that this version has."""
-    return (FRAME, *DRIVERS, *map(function_region, functions()))
+    """Every region that this version has. ValueError: two of them have one name."""
+    found = (FRAME, *DRIVERS, *map(function_region, functions()))
+    names = [region.name for region in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two regions of the shared memory are called {name!r}: a function's has its name"
+            )
+    return found
 
 
 class SharedState:

@@ -24,7 +24,7 @@ from dpu_runtime.drivers.vhost_user.guard import MemoryGuard
 from dpu_runtime.kernels.acl.layout import ACL_LAYOUT, Acl
 from dpu_runtime.kernels.acl.verdict_cache import new_verdict_cache
 from dpu_runtime.kernels.compile.jit import cache_is_empty, cache_lock, kernel
-from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.compile.reference import Lent, make_types
 from dpu_runtime.kernels.layout import PORTS_MAX
 from dpu_runtime.kernels.octets.memory import cycles
 from dpu_runtime.plane.batch import make_batch
@@ -103,6 +103,7 @@ class WorkerThread:
         self._epoll = select.epoll()
         self._add_to_epoll(kick_fd, KICK_EVENT)
         self.worker = Lent(make_worker(shared, number, workers, self.batch, self._epoll.fileno(), kick_fd))
+        make_types(self.worker, self.tables, self.batch)
         self._call = None
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
 
