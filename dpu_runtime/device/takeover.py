@@ -11,7 +11,9 @@ Not:  who waits for whom, supervisor.py; the other side of it, dpu_runtime/plane
 """
 
 import asyncio
+import contextlib
 import logging
+import os
 
 from pydantic import TypeAdapter
 
@@ -53,8 +55,10 @@ class Takeover:
             shared = SharedState.adopt(process.hello_fds[0], process.hello.get("regions", {}))
         except ValueError as error:
             log.error("data plane %d is ended, not adopted; all is made anew: %s", process.pid, error)
-            await process.request({"do": "stop"})
+            with contextlib.suppress(DataPlaneError):
+                await process.request({"do": "stop"})
             await process.exited()
+            _forget(process)
             return False
         except RegionError as error:
             raise _not_adopted(process, error) from None
@@ -74,8 +78,9 @@ class Takeover:
             self.upgrading = False
             if fresh is not None:
                 await fresh.end()
+            _forget(process)
             return False
-        except (DataPlaneError, PortError) as error:
+        except (DataPlaneError, PortError, asyncio.CancelledError) as error:
             self._leave_alone()
             raise _not_adopted(process, error) from None
         self._ran = process
@@ -98,6 +103,7 @@ class Takeover:
         if not self.upgrading:
             return None
         log.warning("data plane %d is of another version; regions %s", process.pid, succession.describe())
+        succession.carry_over()  # for books: what a counter says that nobody has any more
         return await Process.spawn()
 
     async def _adopt_ports(self, process, notes):
@@ -142,7 +148,7 @@ class Takeover:
             self.upgrading = False
             try:
                 gap_ms = await self._supervisor.hand_over(self._ran, self._prepare, self._finish)
-            except Exception as error:  # whatever it is, traffic goes on
+            except (Exception, asyncio.CancelledError) as error:  # whatever it is, traffic goes on
                 self._leave_alone()
                 raise _not_adopted(self._ran, error) from error
             if gap_ms is not None:
@@ -241,5 +247,13 @@ def _of_regions_that_stay(notes, succession):
     return {name: note for name, note in notes.items() if succession.counts_go_on(name)}
 
 
+def _forget(process):
+    """Let go of a data plane that is gone; its memory goes with the last descriptor."""
+    process.close()
+    for fd in process.hello_fds:
+        os.close(fd)
+
+
 def _not_adopted(process, why):
+    why = "stopped while starting" if isinstance(why, asyncio.CancelledError) else why
     return NotAdoptedError(f"data plane {process.pid} is not taken over, and goes on as it is: {why}")

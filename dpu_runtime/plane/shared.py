@@ -74,13 +74,20 @@ def function_region(function):
 
 @functools.cache
 def regions():
-    """Every region that this version has."""
+    """Every region that this version has. ValueError: two of them have one name."""
     return regions_of(functions())
 
 
 def regions_of(declared):
     """The regions of the frame, the drivers and the functions `declared`."""
-    return (FRAME, *DRIVERS, *map(function_region, declared))
+    found = (FRAME, *DRIVERS, *map(function_region, declared))
+    names = [region.name for region in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two regions of the shared memory are called {name!r}: a function's has its name"
+            )
+    return found
 
 
 class SharedState:

@@ -23,7 +23,7 @@ from dpu_runtime.drivers.load import load_drivers
 from dpu_runtime.drivers.vhost_user.guard import MemoryGuard
 from dpu_runtime.kernels.burst import make_burst
 from dpu_runtime.kernels.compile.jit import is_kept, kernel
-from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.compile.reference import Lent, make_types
 from dpu_runtime.kernels.layout import PORTS_MAX
 from dpu_runtime.kernels.octets.memory import cycles
 from dpu_runtime.plane.back import back
@@ -100,6 +100,7 @@ class WorkerThread:
         self.worker, self.frame = make_worker(
             shared, number, workers, self.burst, self._epoll.fileno(), kick_fd
         )
+        make_types(self.worker, self.burst)
         self.stages = Stages(shared, number, self.burst, functions())
         self.programs = Programs(self.frame, self.stages)
         self._call = None

@@ -27,9 +27,12 @@ if PYTHON_MODE:
         """The value itself."""
         return value
 
+    def make_types(*lent):
+        """There are none."""
+
 else:
     from llvmlite import ir
-    from numba import types
+    from numba import typeof, types
     from numba.core.typing.templates import AttributeTemplate
     from numba.extending import (
         NativeValue,
@@ -49,11 +52,17 @@ else:
 
         def __init__(self, value):
             self.value = value
+            self._type = None  # numba's, made once: it takes a millisecond
             self._memory = np.array(_words(value), np.uint64)
             self.address = self._memory.ctypes.data
 
         def __getattr__(self, name):
             return getattr(self.value, name)
+
+    def make_types(*lent):
+        """Make numba's types of these now, so that the first call with them takes no longer than others."""
+        for one in lent:
+            typeof(one)
 
     class Reference(types.Type):
         """numba's type of a `Lent`."""
@@ -75,7 +84,9 @@ else:
 
     @typeof_impl.register(Lent)
     def _typeof_lent(lent, context):
-        return Reference(typeof_impl(lent.value, context))
+        if lent._type is None:
+            lent._type = Reference(typeof_impl(lent.value, context))
+        return lent._type
 
     @unbox(Reference)
     def _unbox_lent(kind, lent, c):

@@ -35,6 +35,7 @@ DRIVERS = [
     for kind, array in (("vhost_user", "VHOST"), ("af_packet", "AF_PACKET"), ("af_xdp", "AF_XDP"))
 ]
 BROKEN = ("dpu_runtime/plane/worker_thread.py", "import contextlib\n", "raise ImportError('broken')\n")
+TAKEOVER = "dpu_runtime/device/takeover.py"
 KEPT = "frame, vhost_user, af_packet, af_xdp, switch, meter, mirror"
 ANEW = f"regions kept: {KEPT}; made anew, of another layout: acl"
 
@@ -136,28 +137,89 @@ def test_under_traffic_one_function_is_of_another_layout(pair, newer):
     assert wait_until(lambda: not daemon.processes(), 30), daemon.log()
 
 
+class EveryKind:
+    """A port of each kind, with a container or a guest behind it."""
+
+    def __init__(self, daemon, namespaces):
+        self.daemon = daemon
+        self.tap = Container(daemon, namespaces, "t", 1, False).attach()
+        self.packet = plug(daemon, namespaces, "p", "af_packet")
+        self.xdp = Wired(daemon, namespaces, "x", 3).attach()
+        path = str(daemon.folder / "vm")
+        daemon.call("port.add", name="vm", kind="vhost_user", socket=path)
+        self.guest = RawGuest(path)
+        self.guest.set_up()
+
+    def all_pass(self):
+        """Whether packets pass between all of them."""
+        for one, other in ((self.tap, self.packet), (self.tap, self.xdp), (self.packet, self.xdp)):
+            one.ping(other.ipv4)
+        return self.guest_sends()
+
+    def guest_sends(self):
+        """Whether the device takes frames of the guest, on the connection that it had from the start."""
+        self.guest.send_frames(7)
+        return wait_until(lambda: self.guest.used() == self.guest.sent)
+
+    def all_up(self):
+        """Whether every port is up, and the guest did not have to connect again."""
+        info = {view["config"]["name"]: view["info"] for view in self.daemon.call("port.show")}
+        states = {name: one["state"] for name, one in info.items()}
+        return states == dict.fromkeys(["t", "p", "x", "vm"], "up") and (
+            info["vm"]["vhost_user"]["connections"] == 1
+        )
+
+
 def test_ports_of_every_kind_are_handed_over(new_daemon, namespaces, newer):
     daemon = new_daemon().start(standby=False)
-    tap = Container(daemon, namespaces, "t", 1, False).attach()
-    packet = plug(daemon, namespaces, "p", "af_packet")
-    xdp = Wired(daemon, namespaces, "x", 3).attach()
-    path = str(daemon.folder / "vm")
-    daemon.call("port.add", name="vm", kind="vhost_user", socket=path)
-    with RawGuest(path) as guest:
-        guest.set_up()
-        guest.send_frames(5)
-        assert wait_until(lambda: guest.used() == 5)
-        for one, other in ((tap, packet), (tap, xdp), (packet, xdp)):
-            one.ping(other.ipv4)
+    ports = EveryKind(daemon, namespaces)
+    with ports.guest:
+        assert ports.all_pass()
         upgrade(daemon, newer, standby=False)
         assert ANEW in daemon.log()
-        for one, other in ((tap, packet), (tap, xdp), (packet, xdp)):
-            one.ping(other.ipv4)
-        guest.send_frames(7)
-        assert wait_until(lambda: guest.used() == 12), "the guest's connection and rings go on"
-        info = {view["config"]["name"]: view["info"] for view in daemon.call("port.show")}
-        assert {name: one["state"] for name, one in info.items()} == dict.fromkeys("tpx", "up") | {"vm": "up"}
-        assert info["vm"]["vhost_user"]["connections"] == 1
+        assert ports.all_pass()
+        assert ports.all_up()
+    assert daemon.settled(), daemon.stats()["balance"]
+
+
+@pytest.mark.parametrize(
+    ("step", "end"),
+    [
+        ("the old one has paused", "__import__('os')._exit(9)"),
+        ("no packet is for a port that is not there yet", "__import__('os')._exit(9)"),
+        ("no packet is for a port that is not there yet", "raise RuntimeError('planted')"),
+    ],
+)
+def test_a_hand_over_that_comes_to_nothing(new_daemon, namespaces, newer, step, end):
+    """The data plane that had paused goes on, whatever the fresh one had made of rings and rows."""
+    daemon = new_daemon().start(standby=False)
+    ports = EveryKind(daemon, namespaces)
+    plane, saved = daemon.data_plane(), daemon.saved()
+    text = (ROOT / TAKEOVER).read_text()
+    (line,) = (line for line in text.splitlines() if step in line)
+    ends = (TAKEOVER, line, f"{line}\n        {end}")
+    with ports.guest:
+        assert ports.all_pass()
+        daemon.kill_control()
+        try:
+            daemon.root = lasting("acl", ACL, ends)
+            assert daemon.spawn(saved).wait(120) == (1 if "raise" in end else 9)
+        finally:
+            lasting("acl", ACL)
+        said = f"data plane {plane} is not taken over, and goes on as it is: planted"
+        assert (said in daemon.log()) == ("raise" in end)
+        assert ports.guest_sends()
+        ports.tap.ping(ports.packet.ipv4)
+        daemon.root = ROOT
+        daemon.start(saved)
+        assert daemon.data_plane() == plane
+        back = wait_until(lambda: ports.tap.ping(ports.xdp.ipv4, check=False).returncode == 0, 10)
+        assert back, "the sockets of an af_xdp port are made anew"
+        assert ports.all_pass()
+        assert ports.all_up()
+        upgrade(daemon, newer, standby=False)
+        assert ports.all_pass()
+        assert ports.all_up()
     assert daemon.settled(), daemon.stats()["balance"]
 
 

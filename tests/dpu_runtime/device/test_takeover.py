@@ -58,6 +58,9 @@ class Running:
     async def exited(self):
         self.asked.append("exited")
 
+    def close(self):
+        pass
+
 
 class Fresh(Running):
     """A process that was prepared."""
@@ -227,6 +230,26 @@ def test_a_region_that_cannot_be_made_leaves_what_runs_alone(device, of_this_ver
     with pytest.raises(NotAdoptedError, match=text):
         adopt(device, process)
     assert process.asked == []
+
+
+def test_what_is_ended_takes_its_memory_along(device, of_this_version):
+    process = Running()
+    process.fail = {"stop": DataPlaneGoneError("data plane 4711 is gone")}
+    of_this_version(another("frame"))
+    assert not adopt(device, process)
+    for fd in process.hello_fds:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+def test_a_daemon_that_is_stopped_meanwhile_leaves_what_runs_alone(device, of_this_version):
+    process = Running()
+    before = names(process)
+    of_this_version(another("acl"))
+    device.fresh.fail = {"spawn": asyncio.CancelledError()}
+    with pytest.raises(NotAdoptedError, match="goes on as it is: stopped while starting"):
+        adopt(device, process)
+    assert names(process) == before
 
 
 @pytest.mark.parametrize("where", ["spawn", "get_port"])

@@ -76,6 +76,12 @@ def test_a_declaration_becomes_a_layout():
     assert bare.layout == {"drops": ("u8", (PER_WORKER, 1)), "stages": ("u8", (PER_WORKER, 1, 2))}
 
 
+def test_a_function_that_is_called_like_a_driver_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "functions", lambda: (Function("af_xdp"),))
+    with pytest.raises(ValueError, match="two regions of the shared memory are called 'af_xdp'"):
+        regions.__wrapped__()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpu_runtime.kernels.compile.jit import helper, kernel
-from dpu_runtime.kernels.compile.reference import Lent
+from dpu_runtime.kernels.compile.reference import Lent, make_types
 from dpu_runtime.kernels.layout import META_DTYPE
 
 Inner = namedtuple("Inner", ["words", "negative"])
@@ -50,6 +50,17 @@ def test_every_field_is_read_as_it_is(wrap):
         for column in range(5):
             expected = (36 - 20, value.rows[row, column], row * 100, -3 - (1 << 40))
             assert tuple(map(int, _read(lent, row, column))) == expected
+
+
+@pytest.mark.compiled
+def test_its_type_is_made_once():
+    from numba import typeof
+
+    lent = Lent(make())
+    make_types(lent)
+    made = lent._type
+    assert made == typeof(Lent(make()))
+    assert typeof(lent) is made
 
 
 def test_what_is_written_is_in_the_arrays_themselves():
