@@ -4,12 +4,11 @@ In:   a module of kernels/ as `checksum.internet`, or its last word, or a functi
 Out:  build/asm/NAME.ll and .s, and a line for each function.
 Not:  how to read them (docs/profiling.md); the worker loop, in which all of it is inlined once more.
 
-Compiled as the daemon's are, by compile/jit.py, in a cache that is thrown away. A helper is compiled into a
-kernel that does nothing but call it. Arguments have the types that the worker's have of the same name.
+Compiled as the daemon's are, by compile/jit.py, in a cache that is thrown away; a helper by itself, as a
+kernel is. Arguments have the types that the worker's have of the same name.
 """
 
 import importlib
-import importlib.util
 import inspect
 import os
 import re
@@ -24,14 +23,6 @@ from dpu_runtime.cli.show import table
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "asm"
 NOT_KERNELS = {"__init__", "compile"}  # files and folders
-WRAPPER = """from {module} import {name} as helper
-from dpu_runtime.kernels.compile.jit import kernel
-
-
-@kernel
-def {name}({arguments}):
-    return helper({arguments})
-"""
 # Arguments that are called otherwise than the array of the batch or of the shared memory that they are.
 SAME = {
     **{"rec": "record", "m": "record", "cache": "cache_ingress", "acl": "acl_ingress", "gro": "gro_flows"},
@@ -136,11 +127,11 @@ def compiled_functions(module):
 
 def chosen(name):
     """[(module, function name)] that `name` means. Raises ValueError that says what there is."""
-    name = next((module for module in modules() if name in (module, module.rpartition(".")[2])), name)
-    if name in modules():
-        names = [(name, function) for function in compiled_functions(name) if not function.startswith("_")]
-        if names:
-            return names
+    for module in modules():
+        if name in (module, module.rpartition(".")[2]):
+            names = [(module, one) for one in compiled_functions(module) if not one.startswith("_")]
+            if names:
+                return names
     functions = [(module, function) for module in modules() for function in compiled_functions(module)]
     if found := [one for one in functions if one[1] == name]:
         return found
@@ -182,20 +173,13 @@ class Arguments:
         )
 
 
-def make(module, name, arguments, folder):
-    """Compile one function; returns a Made."""
+def make(module, name, arguments):
+    """Compile one function by itself; returns a Made."""
     from dpu_runtime.observe.machine_code import entry_of  # noqa: PLC0415  (compiled code, see main)
 
     function = compiled_functions(module)[name]
     passed = arguments.types(function)
-    if function.targetoptions.get("forceinline"):
-        names = ", ".join(inspect.signature(function.py_func).parameters)
-        path = Path(folder) / f"asm_{name}.py"
-        path.write_text(WRAPPER.format(module=f"dpu_runtime.kernels.{module}", name=name, arguments=names))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        wrapper = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(wrapper)
-        function = getattr(wrapper, name)
+    function = getattr(function, "by_itself", function)  # of a helper, which is part of others otherwise
     function.compile(passed)
     library, entry = entry_of(function, passed)
     llvm, assembly = _of_llvm(library.get_llvm_str(), entry), _of_assembly(library.get_asm_str(), entry)
@@ -226,13 +210,13 @@ def _of_assembly(text, entry):
     return "\n".join(lines[begin:end]) + "\n"
 
 
-def _made(names, arguments, folder):
+def _made(names, arguments):
     """A Made of each function; one that cannot be compiled, or has arguments no worker has, is said."""
     from numba.core.errors import NumbaError  # noqa: PLC0415
 
     for module, name in names:
         try:
-            yield make(module, name, arguments, folder)
+            yield make(module, name, arguments)
         except NumbaError as error:
             lines = [line.strip() for line in str(error).splitlines()]
             said = [line for line in lines if line and not line.startswith("Failed in ")]
@@ -243,10 +227,8 @@ def _made(names, arguments, folder):
 def main(argv, out=OUT):
     """Write the files and print the summary; returns the exit code."""
     with tempfile.TemporaryDirectory(prefix="dpu-asm-") as folder:
-        os.environ["DPU_CACHE_DIR"] = (
-            folder  # before kernels/compile/jit.py is imported: what is in a cache has no LLVM code
-        )
-        os.environ.pop("DPU_CALLABLE_HELPERS", None)
+        # before any kernel is imported: what is on disk has no LLVM code
+        os.environ["DPU_CACHE_DIR"] = folder
         from dpu_runtime.kernels.compile.mode import MODE, PYTHON_MODE  # noqa: PLC0415
 
         try:
@@ -260,7 +242,7 @@ def main(argv, out=OUT):
             print(f"asm: {error}", file=sys.stderr)
             return 2
         arguments = Arguments()
-        made = list(_made(names, arguments, folder))
+        made = list(_made(names, arguments))
         if not made:
             return 1
         stem = argv[0] + ("" if MODE == "compiled" else f".{MODE}")

@@ -62,33 +62,33 @@ def test_a_function(tmp_path):
     assert done.returncode == 0, done.stderr
     ((name, line),) = rows(done).items()
     instructions, vectors, loops, on_vectors, calls = line
-    assert name == "dpu_runtime.kernels.checksum.internet.ones_sum" and calls == "nothing"
+    assert name == "kernels.checksum.internet.ones_sum" and calls == "nothing"
     assert int(instructions) > 20 and int(vectors) > 5 and int(loops) >= int(on_vectors) >= 1
     llvm, assembly = ((tmp_path / "asm" / f"ones_sum.{ending}").read_text() for ending in ("ll", "s"))
-    assert llvm.startswith("; dpu_runtime.kernels.checksum.internet.ones_sum\ndefine ") and " x i64>" in llvm
-    assert assembly.startswith("# dpu_runtime.kernels.checksum.internet.ones_sum\n") and "\tret" in assembly
+    assert llvm.startswith("; kernels.checksum.internet.ones_sum\ndefine ") and " x i64>" in llvm
+    assert assembly.startswith("# kernels.checksum.internet.ones_sum\n") and "\tret" in assembly
 
 
 @pytest.mark.compiled
 def test_a_module(tmp_path):
-    done = make_asm(["meter"], tmp_path)
+    done = make_asm(["bucket"], tmp_path)
     assert done.returncode == 0, done.stderr
     made = rows(done)
     assert {
-        "dpu_runtime.kernels.meter.bucket.meter_rx",
-        "dpu_runtime.kernels.meter.bucket.meter_tx",
-        "dpu_runtime.kernels.meter.bucket.paid_time",
+        "kernels.meter.bucket.meter_rx",
+        "kernels.meter.bucket.meter_tx",
+        "kernels.meter.bucket.paid_time",
     } <= set(made)
     assert {line[-1] for line in made.values()} == {"nothing"}, "a kernel calls nothing"
-    llvm, assembly = ((tmp_path / "asm" / f"meter.{ending}").read_text() for ending in ("ll", "s"))
-    assert llvm.count("\ndefine ") == assembly.count("# dpu_runtime.kernels.meter.bucket.") == len(made)
+    llvm, assembly = ((tmp_path / "asm" / f"bucket.{ending}").read_text() for ending in ("ll", "s"))
+    assert llvm.count("\ndefine ") == assembly.count("# kernels.meter.bucket.") == len(made)
 
 
 @pytest.mark.compiled
 def test_with_bounds_checked_it_is_another_file(tmp_path):
     done = make_asm(["admit"], tmp_path, NUMBA_BOUNDSCHECK="1")
     assert done.returncode == 0, done.stderr
-    assert "dpu_runtime.kernels.switch.forward.admit" in rows(done)
+    assert "kernels.switch.forward.admit" in rows(done)
     assert sorted(path.name for path in (tmp_path / "asm").iterdir()) == [
         "admit.checked.ll",
         "admit.checked.s",
@@ -98,7 +98,7 @@ def test_with_bounds_checked_it_is_another_file(tmp_path):
 @pytest.mark.compiled
 @pytest.mark.parametrize("name", ["chksum", "../checksum", "jit", "layout", "make_asm"])
 def test_a_wrong_name_is_refused_with_those_there_are(name):
-    text = f"KERNEL={name}: no such module or function of kernels/; modules: acl_match, arp, checksum, "
+    text = f"KERNEL={name}: no such module or function of kernels/; modules: acl.filter, acl.match, "
     with pytest.raises(ValueError, match=re.escape(text)) as caught:
         asm.chosen(name)
     assert "; functions: admit, " in str(caught.value) and " layout" not in str(caught.value)
@@ -108,5 +108,5 @@ def test_a_wrong_name_is_refused_with_those_there_are(name):
 @pytest.mark.parametrize("kernel", [["chksum"], [""]])
 def test_a_refusal_writes_nothing(kernel, tmp_path):
     done = make_asm(kernel, tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("asm: ") and "acl_match, arp" in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("asm: ") and "acl.filter, acl.match" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "asm").exists()
