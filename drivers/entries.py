@@ -8,11 +8,12 @@ import numpy as np
 from dpu_runtime.drivers.af_packet.receive import packet_done, packet_rx
 from dpu_runtime.drivers.af_packet.transmit import packet_tx
 from dpu_runtime.drivers.af_xdp.queue import xdp_done, xdp_rx, xdp_tx
-from dpu_runtime.drivers.entry import ENTRIES, Op, called_with, python_address
+from dpu_runtime.drivers.entry import ENTRIES, Op, agree
 from dpu_runtime.drivers.null.queue import null_rx, null_tx
 from dpu_runtime.drivers.port import Kind, PortCounter
 from dpu_runtime.drivers.tap.queue import tap_rx, tap_tx
 from dpu_runtime.drivers.vhost_user.queue import vhost_ask_kicks, vhost_done, vhost_kicked, vhost_rx, vhost_tx
+from dpu_runtime.kernels.compile.entry import entry_address
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE, helper, kernel
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.drops import Drop
@@ -150,15 +151,6 @@ def load_entries(kind, io, batch, drops):
     drops  uint64[DROP_COUNT], a worker's drop counters
     """
     for op, function in DRIVERS[kind].items():
-        if PYTHON_MODE:
-            ENTRIES[kind, op] = python_address(function)
-        else:
-            ENTRIES[kind, op] = _address(op, function, _signatures(io, batch, drops)[op])
-
-
-def _address(op, function, passed):
-    """Address of the machine code of `function` for arguments of types `passed`."""
-    assert called_with.setdefault(op, passed) == passed, f"{op.name}: called with {called_with[op]}"
-    function.compile(passed)
-    machine_code = function.overloads[passed]
-    return machine_code.library.get_pointer_to_function(machine_code.fndesc.llvm_func_name)
+        passed = () if PYTHON_MODE else _signatures(io, batch, drops)[op]
+        agree(op, passed)
+        ENTRIES[kind, op] = entry_address(function, passed)
