@@ -15,6 +15,7 @@ from dpu_runtime.drivers.tap.queue import tap_rx, tap_tx
 from dpu_runtime.drivers.vhost_user.queue import vhost_ask_kicks, vhost_done, vhost_kicked, vhost_rx, vhost_tx
 from dpu_runtime.kernels.compile.entry import entry_address
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE, helper, kernel
+from dpu_runtime.kernels.compile.parallel import Job
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.drops import Drop
 
@@ -136,6 +137,15 @@ def _signatures(io, batch, drops):
         Op.KICKED: (reference, port, types.int64),
         Op.ASK_KICKS: (reference, port),
     }
+
+
+def driver_jobs(io, batch, drops):
+    """A Job for each entry point of every driver; the arguments are `load_entries`'s."""
+    if PYTHON_MODE:
+        return []
+    signatures = _signatures(io, batch, drops)
+    functions = [(op, function) for entries in DRIVERS.values() for op, function in entries.items()]
+    return [Job(function.__name__.lstrip("_"), function, signatures[op]) for op, function in functions]
 
 
 def load_drivers(io, batch, drops):

@@ -7,23 +7,23 @@ to stop. Other threads add and remove ports beside it by single stores and epoll
 import contextlib
 import ctypes
 import logging
-import multiprocessing
 import os
 import select
-import signal
+import sys
 import threading
 import time
 
 import numpy as np
 
 from dpu_runtime.drivers.af_xdp.rings import POOL_ARRAYS, start_queue
-from dpu_runtime.drivers.entries import load_drivers
+from dpu_runtime.drivers.entries import driver_jobs, load_drivers
 from dpu_runtime.drivers.io import make_io
 from dpu_runtime.drivers.linux.libc import EPOLL_CTL_ADD, EPOLL_EVENT_BYTES
-from dpu_runtime.drivers.vhost_user.guard import MemoryGuard
+from dpu_runtime.drivers.vhost_user.guard import MemoryGuard, on_sigbus
 from dpu_runtime.kernels.acl.layout import ACL_LAYOUT, Acl
 from dpu_runtime.kernels.acl.verdict_cache import new_verdict_cache
-from dpu_runtime.kernels.compile.jit import is_kept, kernel
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE, kernel
+from dpu_runtime.kernels.compile.parallel import Job, compile_all
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.layout import PORTS_MAX
 from dpu_runtime.kernels.octets.memory import cycles
@@ -40,10 +40,12 @@ from dpu_runtime.plane.worker import (
     run_worker,
 )
 
+if not PYTHON_MODE:
+    from numba import typeof
+
 log = logging.getLogger("dpu.worker")
 
 _libc = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class _EpollEvent(ctypes.Structure):
@@ -206,24 +208,14 @@ def tsc_hz():
     return int((ended - began) * 1_000_000_000 // (ended_ns - began_ns))
 
 
-def _at_most_as_long_as_its_parent(function, *args):
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    function(*args)
+def _job(name, kernel, *args):
+    """A Job for calls of a kernel with such arguments."""
+    return Job(name, kernel, () if PYTHON_MODE else tuple(map(typeof, args)))
 
 
-@contextlib.contextmanager
-def _second_process(is_needed, function, *args):
-    """Have another process compile beside this one. What it did not get done, this one does for itself."""
-    process = None
-    if is_needed:
-        context = multiprocessing.get_context("fork")
-        process = context.Process(target=_at_most_as_long_as_its_parent, args=(function, *args))
-        process.start()
-    try:
-        yield
-    finally:
-        if process is not None:
-            process.join()
+def _say(number, total, name):
+    """A line of progress in the daemon's log; nobody waits long without one."""
+    print(f"compiling {number} of {total}: {name}", file=sys.stderr, flush=True)
 
 
 def prepare():
@@ -237,10 +229,19 @@ def prepare():
     worker = WorkerThread(shared, 0, 0, kick)
     drivers = worker.worker.io, worker.batch, shared.drops[0]
     loop = worker.worker, worker.tables, worker.batch
-    with _second_process(not is_kept(run_worker, *loop), load_drivers, *drivers):
-        run_worker(*loop)
+    queue = shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS)
+    jobs = [
+        _job("run_worker", run_worker, *loop),
+        *driver_jobs(*drivers),
+        _job("start_queue", start_queue, *queue),
+        Job("on_sigbus", on_sigbus),
+        _job("read_cycles", _read_cycles),
+    ]
+    for name, error in compile_all(jobs, _say).items():
+        log.error("%s does not compile: %s", name, error)
+    run_worker(*loop)
     load_drivers(*drivers)
-    start_queue(shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS))
+    start_queue(*queue)
     guard = MemoryGuard()
     guard.install()
     worker.close()

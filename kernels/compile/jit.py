@@ -47,10 +47,6 @@ if PYTHON_MODE:
         """Leave the function as it is: C cannot call it."""
         return kernel
 
-    def is_kept(kernel, *args):
-        """Whether nothing is left to compile for a call with `args`."""
-        return True
-
 else:
     import numba
     from numba.core import codegen
@@ -129,10 +125,6 @@ else:
     def glue(function):
         """Put the source of `function` into its caller's."""
         return CPUDispatcher(function, targetoptions={**_OPTIONS, "inline": "always"})
-
-    def is_kept(kernel, *args):
-        """Whether nothing is left to compile for a call with `args`."""
-        return kernel.has(tuple(map(numba.typeof, args)))
 
     def primitive(python):
         """Make an intrinsic of the decorated typing function."""
