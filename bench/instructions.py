@@ -26,7 +26,7 @@ CPU = {
     "NUMBA_CPU_FEATURES": "+64bit,+avx,+avx2,+bmi,+bmi2,+cmov,+crc32,+cx16,+cx8,+f16c,+fma,+fxsr,+lzcnt,+mmx"
     ",+movbe,+pclmul,+popcnt,+sahf,+sse,+sse2,+sse3,+sse4.1,+sse4.2,+ssse3,+xsave",
 }
-FIXED = {"PYTHONHASHSEED": "0", "DPU_CALLABLE_HELPERS": "0"}
+FIXED = {"PYTHONHASHSEED": "0"}
 VALGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--quiet")
 TOLERANCE = 0.02  # of a count: what other library versions may do to memcpy
 SECONDS_MAX = 240

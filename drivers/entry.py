@@ -57,6 +57,11 @@ def address_of_state(state):
     return _python_address(state) if PYTHON_MODE else state.address
 
 
+def types_of_entry(op, burst, state):
+    """numba's types of an entry point's arguments for a burst and a state, both lent."""
+    return () if PYTHON_MODE else _form(op, typeof(burst), typeof(state))[0]
+
+
 def address_of_entry(op, function, burst, state):
     """Address of the machine code of an entry point for a burst and a state, both lent."""
     if PYTHON_MODE:

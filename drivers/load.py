@@ -6,8 +6,9 @@ A kind's folder has its name. There `io.py` makes the state, `queue.py` has the 
 import importlib
 import weakref
 
-from dpu_runtime.drivers.entry import address_of_entry, address_of_state, entries_of
+from dpu_runtime.drivers.entry import address_of_entry, address_of_state, entries_of, types_of_entry
 from dpu_runtime.drivers.port import Kind
+from dpu_runtime.kernels.compile.parallel import Job
 from dpu_runtime.kernels.compile.reference import Lent
 
 KINDS = tuple(kind for kind in Kind if kind != Kind.NONE)
@@ -18,6 +19,19 @@ def module_of(kind, name):
     return importlib.import_module(f"dpu_runtime.drivers.{kind.name.lower()}.{name}")
 
 
+def driver_jobs(io, burst, shared, kinds=KINDS):
+    """What is to be compiled of these kinds; the arguments are load_drivers'."""
+    return [
+        Job(f"{kind.name.lower()} {op.name.lower()}", function, types_of_entry(op, burst, state))
+        for kind, state in _make_states(io, shared, kinds).items()
+        for op, function in entries_of(module_of(kind, "queue")).items()
+    ]
+
+
+def _make_states(io, shared, kinds):
+    return {kind: Lent(module_of(kind, "io").make_state(io, shared)) for kind in kinds}
+
+
 def load_drivers(io, burst, shared, kinds=KINDS):
     """Make the states of these kinds, and compile or load their entry points; write the addresses to `io`.
 
@@ -26,7 +40,7 @@ def load_drivers(io, burst, shared, kinds=KINDS):
 
     Returns {kind: state, lent}. They live as long as `io.states`.
     """
-    states = {kind: Lent(module_of(kind, "io").make_state(io, shared)) for kind in kinds}
+    states = _make_states(io, shared, kinds)
     for kind, state in states.items():
         for op, function in entries_of(module_of(kind, "queue")).items():
             io.entries[kind, op] = address_of_entry(op, function, burst, state)

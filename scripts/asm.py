@@ -4,12 +4,11 @@ In:   a module of kernels/ as `checksum.internet`, its last word where one modul
 Out:  build/asm/NAME.ll and .s, and a line for each function.
 Not:  how to read them (docs/profiling.md); the worker loop, in which all of it is inlined once more.
 
-Compiled as the daemon's are, by compile/jit.py, in a cache that is thrown away. A helper is compiled into a
-kernel that does nothing but call it. Arguments have the types that the worker's have of the same name.
+Compiled as the daemon's are, by compile/jit.py, in a cache that is thrown away; a helper by itself, as a
+kernel is. Arguments have the types that the worker's have of the same name.
 """
 
 import importlib
-import importlib.util
 import inspect
 import os
 import re
@@ -24,14 +23,6 @@ from dpu_runtime.cli.show import table
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "asm"
 NOT_KERNELS = {"__init__", "compile"}  # files and folders
-WRAPPER = """from {module} import {name} as helper
-from dpu_runtime.kernels.compile.jit import kernel
-
-
-@kernel
-def {name}({arguments}):
-    return helper({arguments})
-"""
 # Arguments that are called otherwise than the array of the burst, the frame or the state that they are.
 SAME = {
     **{"rec": "record", "m": "record", "cache": "private", "acl": "tables", "gro": "gro_flows"},
@@ -187,20 +178,13 @@ class Arguments:
         )
 
 
-def make(module, name, arguments, folder):
+def make(module, name, arguments):
     """Compile one function; returns a Made."""
     from dpu_runtime.observe.machine_code import entry_of  # noqa: PLC0415  (compiled code, see main)
 
     function = compiled_functions(module)[name]
     passed = arguments.types(module, function)
-    if function.targetoptions.get("forceinline"):
-        names = ", ".join(inspect.signature(function.py_func).parameters)
-        path = Path(folder) / f"asm_{name}.py"
-        path.write_text(WRAPPER.format(module=f"dpu_runtime.kernels.{module}", name=name, arguments=names))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        wrapper = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(wrapper)
-        function = getattr(wrapper, name)
+    function = getattr(function, "by_itself", function)  # of a helper, which is part of others otherwise
     function.compile(passed)
     library, entry = entry_of(function, passed)
     llvm, assembly = _of_llvm(library.get_llvm_str(), entry), _of_assembly(library.get_asm_str(), entry)
@@ -231,13 +215,13 @@ def _of_assembly(text, entry):
     return "\n".join(lines[begin:end]) + "\n"
 
 
-def _made(names, arguments, folder):
+def _made(names, arguments):
     """A Made of each function; one that cannot be compiled, or has arguments no worker has, is said."""
     from numba.core.errors import NumbaError  # noqa: PLC0415
 
     for module, name in names:
         try:
-            yield make(module, name, arguments, folder)
+            yield make(module, name, arguments)
         except NumbaError as error:
             lines = [line.strip() for line in str(error).splitlines()]
             said = [line for line in lines if line and not line.startswith("Failed in ")]
@@ -250,7 +234,6 @@ def main(argv, out=OUT):
     with tempfile.TemporaryDirectory(prefix="dpu-asm-") as folder:
         # Before kernels/compile/jit.py is imported: what is in a cache has no LLVM code.
         os.environ["DPU_CACHE_DIR"] = folder
-        os.environ.pop("DPU_CALLABLE_HELPERS", None)
         from dpu_runtime.kernels.compile.mode import MODE, PYTHON_MODE  # noqa: PLC0415
 
         try:
@@ -264,7 +247,7 @@ def main(argv, out=OUT):
             print(f"asm: {error}", file=sys.stderr)
             return 2
         arguments = Arguments()
-        made = list(_made(names, arguments, folder))
+        made = list(_made(names, arguments))
         if not made:
             return 1
         stem = argv[0] + ("" if MODE == "compiled" else f".{MODE}")

@@ -18,9 +18,6 @@ from pathlib import Path
 
 import pytest
 
-# Before any kernel is imported; the daemons that tests start run without, as users' do.
-os.environ.setdefault("DPU_CALLABLE_HELPERS", "1")
-
 from tests import leaks, modes
 from tests import netns as network_namespaces
 

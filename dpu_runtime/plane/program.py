@@ -12,6 +12,7 @@ import numpy as np
 from dpu_runtime.function import EGRESS, HOOKS
 from dpu_runtime.kernels.burst import MADE, WANTS
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE
+from dpu_runtime.kernels.compile.parallel import Job
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT
 from dpu_runtime.kernels.stage import State, python_address
@@ -59,12 +60,24 @@ class Stages:
         self._states = {}  # (function name, hook or None) -> Lent
         self._places = {}  # stage name -> words of a program
 
-    def load(self):
-        """Load or compile every stage and task there is."""
+    def jobs(self):
+        """What is to be compiled of them."""
+        made = [
+            Job(name, load(stage.entry), stage_types(self._burst, self.state(name)))
+            for name, stage in self._stages.items()
+        ]
+        for name, (function, task) in self._tasks.items():
+            made.append(Job(name, load(task.entry), stage_types(self._burst, self._state(function, None))))
+        return made
+
+    def load(self, but=()):
+        """Load or compile every stage and task there is, but for those named."""
         for name in self._stages:
-            self.place(name)
+            if name not in but:
+                self.place(name)
         for name in self._tasks:
-            self.task(name)
+            if name not in but:
+                self.task(name)
 
     def place(self, name):
         """Words of a program for a stage, the addresses of machine code, state and counters; and its WANTS_*.
@@ -124,11 +137,16 @@ class Stages:
         )
 
 
+def stage_types(burst, state):
+    """numba's types of a stage's arguments for a burst and a state, both lent."""
+    return () if PYTHON_MODE else (typeof(burst), typeof(state), types.int64, types.int64)
+
+
 def stage_address(entry, burst, state):
     """Address of the machine code of a stage for a burst and a state, both lent."""
     if PYTHON_MODE:
         return python_address(entry)
-    passed = (typeof(burst), typeof(state), types.int64, types.int64)
+    passed = stage_types(burst, state)
     entry.compile(passed)
     machine_code = entry.overloads[passed]
     assert machine_code.signature.return_type == types.int64, f"{entry}: returns {machine_code.signature}"

@@ -7,10 +7,9 @@ to stop. Other threads add and remove ports beside it by single stores and epoll
 import contextlib
 import ctypes
 import logging
-import multiprocessing
 import os
 import select
-import signal
+import sys
 import threading
 import time
 
@@ -19,17 +18,18 @@ import numpy as np
 from dpu_runtime.drivers.af_xdp.rings import POOL_ARRAYS, start_queue
 from dpu_runtime.drivers.io import make_io
 from dpu_runtime.drivers.linux.libc import EPOLL_CTL_ADD, EPOLL_EVENT_BYTES
-from dpu_runtime.drivers.load import load_drivers
-from dpu_runtime.drivers.vhost_user.guard import MemoryGuard
+from dpu_runtime.drivers.load import driver_jobs, load_drivers
+from dpu_runtime.drivers.vhost_user.guard import MemoryGuard, on_sigbus
 from dpu_runtime.kernels.burst import make_burst
-from dpu_runtime.kernels.compile.jit import is_kept, kernel
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE, kernel
+from dpu_runtime.kernels.compile.parallel import Job, compile_all
 from dpu_runtime.kernels.compile.reference import Lent, make_types
 from dpu_runtime.kernels.layout import PORTS_MAX
 from dpu_runtime.kernels.octets.memory import cycles
 from dpu_runtime.plane.back import back
 from dpu_runtime.plane.frame import BACK, BACK_STATE, FRONT, FRONT_STATE, make_frame
 from dpu_runtime.plane.front import front
-from dpu_runtime.plane.program import Programs, Stages, stage_address, state_address
+from dpu_runtime.plane.program import Programs, Stages, stage_address, stage_types, state_address
 from dpu_runtime.plane.shared import SharedState
 from dpu_runtime.plane.words import Control, WorkerWord
 from dpu_runtime.plane.worker import (
@@ -43,10 +43,12 @@ from dpu_runtime.plane.worker import (
 )
 from dpu_runtime.registry import functions
 
+if not PYTHON_MODE:
+    from numba import typeof
+
 log = logging.getLogger("dpu.worker")
 
 _libc = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class _EpollEvent(ctypes.Structure):
@@ -77,6 +79,11 @@ def make_worker(shared, number, workers, burst, epoll_fd=-1, kick_fd=-1):
         port_errors=shared.port_errors,
     )
     return Lent(worker), Lent(frame)
+
+
+def fused_jobs(burst, frame):
+    """Jobs of the front and the back; both arguments are lent."""
+    return [Job("front", front, stage_types(burst, frame)), Job("back", back, stage_types(burst, frame))]
 
 
 def load_fused(burst, frame):
@@ -115,17 +122,16 @@ class WorkerThread:
 
     def load(self):
         """Load or compile what the loop calls: it must not begin before."""
-        self.load_fused()
-        load_drivers(self.worker.io, self.burst, self._shared)
-
-    def load_fused(self):
-        """Load or compile front and back."""
         load_fused(self.burst, self.frame)
-
-    def load_beside(self):
-        """Load or compile the drivers, and the stages of all functions."""
         load_drivers(self.worker.io, self.burst, self._shared)
-        self.stages.load()
+
+    def jobs(self):
+        """What is compiled beside the loop: front and back, drivers, stages and tasks."""
+        return [
+            *fused_jobs(self.burst, self.frame),
+            *driver_jobs(self.worker.io, self.burst, self._shared),
+            *self.stages.jobs(),
+        ]
 
     def start(self):
         """Enter the loop."""
@@ -232,24 +238,14 @@ def tsc_hz():
     return int((ended - began) * 1_000_000_000 // (ended_ns - began_ns))
 
 
-def _at_most_as_long_as_its_parent(function, *args):
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    function(*args)
+def _job(name, kernel, *args):
+    """A Job for calls of a kernel with such arguments."""
+    return Job(name, kernel, () if PYTHON_MODE else tuple(map(typeof, args)))
 
 
-@contextlib.contextmanager
-def _second_process(is_needed, function, *args):
-    """Have another process compile beside this one. What it did not get done, this one does for itself."""
-    process = None
-    if is_needed:
-        context = multiprocessing.get_context("fork")
-        process = context.Process(target=_at_most_as_long_as_its_parent, args=(function, *args))
-        process.start()
-    try:
-        yield
-    finally:
-        if process is not None:
-            process.join()
+def _say(number, total, name):
+    """A line of progress in the daemon's log; nobody waits long without one."""
+    print(f"compiling {number} of {total}: {name}", file=sys.stderr, flush=True)
 
 
 def prepare():
@@ -262,11 +258,21 @@ def prepare():
     kick = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     worker = WorkerThread(shared, 0, 0, kick)
     loop = worker.worker, worker.burst
-    with _second_process(not is_kept(run_worker, *loop), worker.load_beside):
-        worker.load_fused()
-        run_worker(*loop)
-    worker.load_beside()
-    start_queue(shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS))
+    queue = shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS)
+    jobs = [
+        _job("worker", run_worker, *loop),
+        *worker.jobs(),
+        _job("start_queue", start_queue, *queue),
+        Job("on_sigbus", on_sigbus),
+        _job("cycles", _read_cycles),
+    ]
+    failed = compile_all(jobs, _say)
+    for name, error in failed.items():
+        log.error("%s does not compile: %s", name, error)
+    worker.load()
+    worker.stages.load(but=failed)
+    run_worker(*loop)
+    start_queue(*queue)
     guard = MemoryGuard()
     guard.install()
     worker.close()

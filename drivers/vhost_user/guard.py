@@ -103,7 +103,7 @@ def _replace(info):
 
 
 @callback("void(i4, u8, u8)")
-def _on_sigbus(number, info, context):
+def on_sigbus(number, info, context):
     """Handle SIGBUS on the thread that met it: only calls that are safe there (signal-safety(7))."""
     saved = errno()
     if not _replace(info):
@@ -175,7 +175,7 @@ class MemoryGuard:
         What handles it now (faulthandler) goes on to do so for memory that is not guarded; it must not be
         installed later. Raises OSError: EEXIST if there is a guard already.
         """
-        handler = _on_sigbus.address
+        handler = on_sigbus.address
         try:
             _mmap(TABLE_ADDRESS, TABLE_BYTES, MAP_ZEROES | MAP_FIXED_NOREPLACE, -1, 0)
         except FileExistsError as error:

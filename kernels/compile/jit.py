@@ -1,13 +1,12 @@
 """Compile policy: the only file that calls numba's compiler.
 
-    @kernel    a function over a batch; compiled `nogil`, cached on disk
+    @kernel    a function over a batch; compiled `nogil`, kept on disk; a part of a kernel that calls it
     @helper    a per-packet function that kernels call; LLVM inlines it
     @glue      a function that only calls others in order; put into its caller before types are inferred
     @primitive(python)   an LLVM-level intrinsic with a plain-Python stand-in
     @callback("void(i4, u8)")   a function that C calls, without the interpreter: `.address` is where
 
-mode.py has the three modes. `DPU_CALLABLE_HELPERS=1` makes helpers callable from Python too, for tests; it
-doubles compile time. Machine code is kept on disk by cache.py, under a name that changes when any source it
+mode.py has the three modes. cache.py keeps machine code on disk, under a name that changes when any source it
 comes from does: numba's own cache notices neither a changed helper in another file nor the mode.
 """
 
@@ -15,7 +14,7 @@ import functools
 
 import numpy as np
 
-from dpu_runtime.kernels.compile.mode import CALLABLE_HELPERS, CHECKED_MODE, PYTHON_MODE
+from dpu_runtime.kernels.compile.mode import CHECKED_MODE, PYTHON_MODE
 
 
 def has_instructions(*names):
@@ -48,20 +47,16 @@ if PYTHON_MODE:
         """Leave the function as it is: C cannot call it."""
         return kernel
 
-    def is_kept(kernel, *args):
-        """Whether nothing is left to compile for a call with `args`."""
-        return True
-
 else:
     import numba
     from numba.core import codegen
     from numba.core.ccallback import CFunc
-    from numba.core.registry import CPUDispatcher
+    from numba.core.registry import CPUDispatcher, cpu_target
     from numba.core.sigutils import normalize_signature
     from numba.extending import intrinsic
 
     from dpu_runtime.kernels.compile.cache import Entries
-    from dpu_runtime.kernels.compile.helper_compiler import HelperCompiler
+    from dpu_runtime.kernels.compile.helper_compiler import HelperCompiler, InnerCompiler
 
     _OPTIONS = {
         "nopython": True,
@@ -73,17 +68,27 @@ else:
         "_nrt": False,
     }
 
-    _HELPER_OPTIONS = {**_OPTIONS, "forceinline": True}
-    if not CALLABLE_HELPERS:
-        # Compiled into kernels only: no entry points of their own, nothing to keep on disk.
-        _HELPER_OPTIONS |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    # Compiled into others only: no entry points of its own.
+    _INNER_OPTIONS = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    _HELPER_OPTIONS = {**_INNER_OPTIONS, "forceinline": True}
 
     class Kernel(CPUDispatcher):
-        """A compiled function whose machine code is kept on disk."""
+        """A function with two faces.
 
-        def __init__(self, function, options):
-            super().__init__(function, targetoptions=options)
+        Called from Python, or asked for its address, it is compiled by itself, and that is kept on disk. For
+        another compiled function that calls it, it is `inner`: a part of that one's machine code.
+        """
+
+        def __init__(self, function, inner=None):
+            super().__init__(function, targetoptions=_OPTIONS)
+            self.inner = inner or CPUDispatcher(
+                function, targetoptions=_INNER_OPTIONS, pipeline_class=InnerCompiler
+            )
             self._cache = Entries(function)
+
+        @property
+        def _numba_type_(self):
+            return self.inner._numba_type_
 
         def compile(self, signature):
             """Have the machine code for the types of arguments: of this process, from disk, or made now."""
@@ -97,20 +102,25 @@ else:
             here = tuple(normalize_signature(signature)[0]) in self.overloads
             return here or self._cache.has(signature, self.targetctx)
 
-    def is_kept(kernel, *args):
-        """Whether nothing is left to compile for a call with `args`."""
-        return kernel.has(tuple(map(numba.typeof, args)))
+    class Helper(CPUDispatcher):
+        """A function that others are made of. Tests call it from Python: then it is a kernel."""
+
+        @functools.cached_property
+        def by_itself(self):
+            """The other face, a Kernel."""
+            return Kernel(self.py_func, self)
+
+        def __call__(self, *args):  # noqa: D102
+            return self.by_itself(*args)
 
     def kernel(function):
         """Compile `function` over a batch."""
-        KERNELS.append(Kernel(function, _OPTIONS))
+        KERNELS.append(Kernel(function))
         return KERNELS[-1]
 
     def helper(function):
         """Compile `function` into the kernels that call it."""
-        if CALLABLE_HELPERS:
-            return Kernel(function, _HELPER_OPTIONS)
-        return CPUDispatcher(function, targetoptions=_HELPER_OPTIONS, pipeline_class=HelperCompiler)
+        return Helper(function, targetoptions=_HELPER_OPTIONS, pipeline_class=HelperCompiler)
 
     def glue(function):
         """Put the source of `function` into its caller's."""
@@ -134,9 +144,17 @@ else:
             options = {name: value for name, value in _OPTIONS.items() if name != "nogil"}
             made = CFunc(self.function, normalize_signature(self.signature), {}, options)
             made._cache = self._entries
-            with self._entries.lock(made._sig, made._targetdescr.target_context):
+            with self._entries.lock(made._sig, cpu_target.target_context):
                 made.compile()
             return made
+
+        def compile(self, _passed=()):
+            """Have the machine code."""
+            return self._compiled
+
+        def has(self, _passed=()):
+            """Whether there is machine code, here or on disk."""
+            return "_compiled" in vars(self) or self._entries.has(self.signature, cpu_target.target_context)
 
         @property
         def address(self):

@@ -12,7 +12,4 @@ def _is_set(variable):
 
 PYTHON_MODE = _is_set("NUMBA_DISABLE_JIT")
 CHECKED_MODE = _is_set("NUMBA_BOUNDSCHECK")
-CALLABLE_HELPERS = _is_set("DPU_CALLABLE_HELPERS")
 MODE = "python" if PYTHON_MODE else "checked" if CHECKED_MODE else "compiled"
-if CALLABLE_HELPERS:
-    MODE += "-callable"

@@ -4,7 +4,12 @@
 is used, `value.field`, also of a namedtuple inside. A tuple by value is taken apart and put together
 again at each call, which costs compilers minutes and an indirect call as much as the work it calls for.
 With the compiler off `Lent(value)` is the value itself.
+
+The type of a `Lent` is the names and types of the fields, not the class: machine code for a namedtuple that
+is made when the program runs is found again on disk.
 """
+
+import hashlib
 
 import numpy as np
 
@@ -65,17 +70,34 @@ else:
             typeof(one)
 
     class Reference(types.Type):
-        """numba's type of a `Lent`."""
+        """numba's type of a `Lent`: (name, type) of each field, a Reference of a namedtuple's."""
 
-        def __init__(self, referred):
-            self.referred = referred
-            super().__init__(name=f"Reference({referred})")
+        def __init__(self, title, fields):
+            self.fields = fields
+            text = ", ".join(f"{name}: {kind}" for name, kind in fields)
+            digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+            super().__init__(name=f"Reference({title} {digest})")
 
-        def field(self, name):
-            """(number, type) of a field; a namedtuple's is a reference again."""
-            number = self.referred.fields.index(name)
-            kind = self.referred.types[number]
-            return number, Reference(kind) if isinstance(kind, types.NamedTuple) else kind
+        def field(self, wanted):
+            """(number, type) of a field, None if there is none of the name."""
+            found = ((k, kind) for k, (name, kind) in enumerate(self.fields) if name == wanted)
+            return next(found, None)
+
+        def layout(self, context):
+            """What it points at, for LLVM."""
+            kinds = (kind for _, kind in self.fields)
+            words = (
+                kind.layout(context) if isinstance(kind, Reference) else context.get_value_type(kind)
+                for kind in kinds
+            )
+            return ir.LiteralStructType(list(words))
+
+    def _reference(kind):
+        """The Reference to a value of type `kind`; of what is no namedtuple the type itself."""
+        if not isinstance(kind, types.BaseNamedTuple):
+            return kind
+        fields = tuple(zip(kind.fields, map(_reference, kind.types), strict=True))
+        return Reference(kind.instance_class.__name__, fields)
 
     @register_model(Reference)
     class _ReferenceModel(models.PrimitiveModel):
@@ -85,7 +107,7 @@ else:
     @typeof_impl.register(Lent)
     def _typeof_lent(lent, context):
         if lent._type is None:
-            lent._type = Reference(typeof_impl(lent.value, context))
+            lent._type = _reference(typeof(lent.value))
         return lent._type
 
     @unbox(Reference)
@@ -100,7 +122,8 @@ else:
         key = Reference
 
         def generic_resolve(self, reference, name):
-            return reference.field(name)[1] if name in reference.referred.fields else None
+            found = reference.field(name)
+            return found and found[1]
 
     def _load(builder, pointer):
         """Load what `pointer` points at word by word: LLVM then drops the words that nobody uses."""
@@ -122,7 +145,7 @@ else:
     @lower_getattr_generic(Reference)
     def _lower_field(context, builder, reference, value, name):
         number, kind = reference.field(name)
-        pointer = builder.bitcast(value, context.get_value_type(reference.referred).as_pointer())
+        pointer = builder.bitcast(value, reference.layout(context).as_pointer())
         place = _part(builder, pointer, number)
         if isinstance(kind, Reference):
             return builder.bitcast(place, value.type)

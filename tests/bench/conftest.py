@@ -6,12 +6,6 @@ from bench import results
 from bench.peers import cpu_time
 
 
-@pytest.fixture
-def daemons_as_users_run_them(monkeypatch):
-    """Daemons compile and cache what users' do, not the callable helpers of tests/conftest.py."""
-    monkeypatch.setenv("DPU_CALLABLE_HELPERS", "0")
-
-
 @pytest.fixture(autouse=True)
 def small_runs(monkeypatch):
     """Nothing is measured again here: no round is dropped, and a disturbed sample is one."""

@@ -55,7 +55,6 @@ def test_a_request_that_fails_is_caught():
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.package(*PROGRAMS)
-@pytest.mark.usefixtures("daemons_as_users_run_them")
 def test_all_of_it_is_measured_and_nothing_is_left(monkeypatch):
     monkeypatch.setattr(applications, "PEERS", (applications.BRIDGE, applications.DPU))
     monkeypatch.setattr(applications, "http", lambda *args, every=applications.http: every(*args)[1:2])

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory):
     """A daemon as users run it, without a port."""
-    with Dpu(tmp_path_factory.mktemp("d"), 1, env={"DPU_CALLABLE_HELPERS": "0"}) as made:
+    with Dpu(tmp_path_factory.mktemp("d"), 1) as made:
         yield made
 
 
@@ -29,7 +29,7 @@ def containers(daemon):
 
 
 def test_containers_come_talk_and_go():
-    made = {one.name: one for one in attach.run(8, repeats=1, pairs=20, env={"DPU_CALLABLE_HELPERS": "0"})}
+    made = {one.name: one for one in attach.run(8, repeats=1, pairs=20)}
     assert made["8 containers: 20 random pairs talk, lost"].median == 0
     assert made["8 containers, attach: 4 with the most others"].median > 0
     assert made["8 containers, detach: most / fewest"].median > 0

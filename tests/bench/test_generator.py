@@ -1,6 +1,5 @@
 """python -m bench.generator: over real ports of each kind, and what it refuses."""
 
-import os
 import re
 import subprocess
 import sys
@@ -18,8 +17,7 @@ RATE, SECONDS = 5000, 0.3
 def generator(*words, seconds=SECONDS):
     """Run the command line as a user does."""
     argv = [sys.executable, "-m", "bench.generator", "--seconds", seconds, *words]
-    env = os.environ | {"DPU_CALLABLE_HELPERS": "0"}
-    return subprocess.run(map(str, argv), cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(map(str, argv), cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def figures(done):
@@ -56,7 +54,6 @@ def test_packets_cross_a_wire(transport):
 
 @pytest.mark.root
 @pytest.mark.package("gcc", "libc6-dev")
-@pytest.mark.usefixtures("daemons_as_users_run_them")
 def test_packets_cross_the_dpu_on_libdpu(socket_dir):
     socket = f"{socket_dir}/a.sock"
     with vhost_dpu.VhostDpu([socket], 1, socket_dir, vhost_dpu.LOOPED):

@@ -7,7 +7,6 @@ pytestmark = pytest.mark.compiled
 
 @pytest.mark.root
 @pytest.mark.package("iproute2")
-@pytest.mark.usefixtures("daemons_as_users_run_them")
 def test_packets_are_forwarded_between_one_pair_and_between_all():
     from bench import growth_ports
 
@@ -20,7 +19,6 @@ def test_packets_are_forwarded_between_one_pair_and_between_all():
 
 @pytest.mark.root
 @pytest.mark.package("gcc", "libc6-dev", "iproute2", "dpdk-dev")
-@pytest.mark.usefixtures("daemons_as_users_run_them")
 def test_large_packets_are_segments():
     from bench import growth_ports
 

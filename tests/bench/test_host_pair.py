@@ -65,7 +65,6 @@ needs_daemon = [
     pytest.mark.root,
     pytest.mark.compiled,
     pytest.mark.package("gcc", "libc6-dev"),
-    pytest.mark.usefixtures("daemons_as_users_run_them"),
 ]
 
 

@@ -17,7 +17,6 @@ def test_cpu_time_is_that_of_the_process():
 
 @pytest.mark.root
 @pytest.mark.package("iproute2")
-@pytest.mark.usefixtures("daemons_as_users_run_them")
 def test_every_process_of_the_daemon_is_measured():
     made = {one.name: one for one in idle.run(1)}
     parts = [made[f"idle: {name}"].median for name in ("control process", "data plane", "standby")]

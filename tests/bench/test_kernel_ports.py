@@ -14,7 +14,6 @@ KINDS = [kernel_ports.AF_PACKET, kernel_ports.AF_XDP]
 needs_daemon = [
     pytest.mark.root,
     pytest.mark.package("gcc", "libc6-dev", "ethtool", "iproute2"),
-    pytest.mark.usefixtures("daemons_as_users_run_them"),
 ]
 
 

@@ -42,7 +42,6 @@ def test_messages_without_an_answer_are_counted():
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.package("iproute2", "iputils-ping", "iperf3", "gcc", "openvswitch-switch-dpdk")
-@pytest.mark.usefixtures("daemons_as_users_run_them")
 def test_all_round_trips_are_measured_and_nothing_is_left(monkeypatch):
     monkeypatch.setattr(latency, "PEERS", (pairs.BRIDGE, pairs.DPU))
     before = set(leaks.processes())

@@ -122,7 +122,6 @@ def test_a_switch_that_forwards_nothing_fails_and_rests(monkeypatch):
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.package("dpdk-dev", "ethtool", "iproute2")
-@pytest.mark.usefixtures("daemons_as_users_run_them")
 def test_all_of_them_are_measured(monkeypatch):
     for name in ("NDR", "PDR"):
         monkeypatch.setattr(ndr, name, Goal(loss_ratio=0.2, width=1.0, tries=1))

@@ -33,7 +33,6 @@ with Bridge(), Containers() as dpu:
 pytestmark = [
     pytest.mark.root,
     pytest.mark.package("iproute2", "iputils-ping", "ethtool", "nftables", "openvswitch-switch-dpdk"),
-    pytest.mark.usefixtures("daemons_as_users_run_them"),
 ]
 
 

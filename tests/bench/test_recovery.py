@@ -22,7 +22,6 @@ def test_the_longest_silence_is_a_run_of_intervals():
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.package("iproute2", "iputils-ping", "iperf3")
-@pytest.mark.usefixtures("daemons_as_users_run_them")
 def test_traffic_survives_both_kills():
     gap, silence, take_over, lost, adoption = recovery.run(1)
     assert (gap.unit, silence.unit, take_over.unit) == ("ms", "ms", "ms")

@@ -29,7 +29,6 @@ def test_what_is_being_closed_is_not_left_behind(monkeypatch):
 
 @pytest.mark.root
 @pytest.mark.slow
-@pytest.mark.usefixtures("daemons_as_users_run_them")
 def test_containers_that_come_and_go_leave_nothing(monkeypatch):
     monkeypatch.setattr(soak_attach, "WARM_UP_CYCLES", 8)
     monkeypatch.setattr(soak_attach, "KILL_DATA_PLANE_EVERY", 40)

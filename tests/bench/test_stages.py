@@ -65,7 +65,6 @@ def marked(test):
         pytest.mark.root,
         pytest.mark.slow,
         pytest.mark.package("iproute2", "ethtool", "gcc", "libc6-dev"),
-        pytest.mark.usefixtures("daemons_as_users_run_them"),
     ):
         test = mark(test)
     return test

@@ -8,7 +8,6 @@ from bench import start
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.package("iproute2")
-@pytest.mark.usefixtures("daemons_as_users_run_them")
 def test_the_first_frame_comes_at_about_the_time_of_ready():
     forwarded, ready = start.run(1, cold=0)
     assert forwarded.name == "start, warm: to the first forwarded packet"

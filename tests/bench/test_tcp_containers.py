@@ -12,7 +12,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.slow,
     pytest.mark.package("iproute2", "iperf3", "nftables", "openvswitch-switch-dpdk"),
-    pytest.mark.usefixtures("daemons_as_users_run_them"),
 ]
 
 

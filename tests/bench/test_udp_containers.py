@@ -51,7 +51,6 @@ def test_each_datagram_is_compared_with_what_was_sent():
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.package("iproute2", "ethtool", "nftables", "openvswitch-switch-dpdk", "gcc")
-@pytest.mark.usefixtures("daemons_as_users_run_them")
 def test_a_case_is_measured_and_nothing_is_left(monkeypatch):
     monkeypatch.setattr(udp_containers, "PEERS", (pairs.BRIDGE, pairs.DPU))
     monkeypatch.setattr(udp_containers, "CASES", {"UDP, 100 B": (100, 1, "kpps")})

@@ -14,7 +14,6 @@ needs_packages = [
     pytest.mark.root,
     pytest.mark.slow,
     pytest.mark.package("dpdk-dev", "openvswitch-switch-dpdk"),
-    pytest.mark.usefixtures("daemons_as_users_run_them"),
 ]
 
 

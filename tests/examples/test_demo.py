@@ -40,7 +40,7 @@ def demo():
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "DPU_CALLABLE_HELPERS": "0", **(env or {})},
+            env={**os.environ, **(env or {})},
             start_new_session=True,
         )
         started.append(process)

@@ -96,7 +96,7 @@ def main():
     state = state_of(fd)
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.fuzz", "--child", str(fd)]
     command += ["--packets", str(args.packets), "--seed", str(args.seed)]
-    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "DPU_CALLABLE_HELPERS": "0"}
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1"}
     environment.pop("NUMBA_DISABLE_JIT", None)
     began = time.monotonic()
     run = subprocess.run(command, cwd=ROOT, env=environment, pass_fds=[fd], check=False)

@@ -185,7 +185,7 @@ def main():
         return 0
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.fuzz.vhost_rings", "--child"]
     command += ["--rounds", str(args.rounds), "--seed", str(args.seed)]
-    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "DPU_CALLABLE_HELPERS": "0"}
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1"}
     environment.pop("NUMBA_DISABLE_JIT", None)
     began = time.monotonic()
     run = subprocess.run(command, cwd=ROOT, env=environment, check=False)

@@ -44,10 +44,8 @@ def alive(pid):
 
 
 def environment(**variables):
-    """What users' daemons run with: no helpers that only tests call, so also the users' machine code."""
-    kept = {
-        key: value for key, value in os.environ.items() if key not in ("DPU_CALLABLE_HELPERS", "DPU_SOCKET")
-    }
+    """What users' daemons run with."""
+    kept = {key: value for key, value in os.environ.items() if key != "DPU_SOCKET"}
     return kept | variables
 
 
