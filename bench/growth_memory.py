@@ -106,7 +106,7 @@ class Workers:
     """A device in memory with two workers, each on a CPU and with ports and rules in common."""
 
     def __init__(self):
-        self._device = InMemory(max(WORKERS))
+        self._device = InMemory(workers=max(WORKERS))
         shared = self._device.shared
         for port in (0, 1):
             self._device.add_port(port, PORT_UP | ALL_OFFLOADS)

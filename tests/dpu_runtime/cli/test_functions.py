@@ -133,7 +133,7 @@ def test_a_function_of_another_package_has_pages_and_changes_no_others(folder):
         "    dpu toy show [NAME] [--stats]\n",
         "- `--toy-rate RATE`: how fast",
         "| `toy.show` | Show toys: one, or all. |",
-        "`TOY_BROKEN`",
+        "`toy_broken`",
         "| `toy_play` | forward | `switch` |  |",
         "`dpu toy show --stats`: squeaks of each of the toys.",
     ):
