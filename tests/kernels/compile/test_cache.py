@@ -7,7 +7,7 @@ import time
 import pytest
 
 from dpu_runtime.kernels.compile.cache import CACHE_DAYS_MAX, LOCK
-from tests.kernels.compile.conftest import ALL, SOURCES
+from tests.kernels.compile.conftest import SOURCES
 
 pytestmark = pytest.mark.compiled
 
