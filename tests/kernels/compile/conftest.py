@@ -55,7 +55,8 @@ class Planted:
 
     def start(self, program, **env):
         python_path = os.pathsep.join([str(self.folder), str(ROOT)])
-        given = os.environ | {"DPU_CACHE_DIR": str(self.cache), "PYTHONPATH": python_path} | env
+        ours = {name: value for name, value in os.environ.items() if name != "NUMBA_BOUNDSCHECK"}
+        given = ours | {"DPU_CACHE_DIR": str(self.cache), "PYTHONPATH": python_path} | env
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen([sys.executable, "-c", program], env=given, **pipes)
 
