@@ -23,7 +23,7 @@ def test_ports_survive_damaged_conversations(capsys, monkeypatch):
     assert int(reasons.split()[3]) > 50, reasons
 
 
-def found(count=60_000):  # it ends with the first check that fails
+def found(count=600_000):  # it ends with the first check that fails
     with pytest.raises(FoundError) as error:
         fuzz(count, 2)
     return str(error.value)
