@@ -53,7 +53,7 @@ def test_what_is_in_use_is_not_deleted_and_goes_with_its_container(dpu, wired):
     mirror(dpu, "--name", "one", "--port", "a", "--to", "tap")
     mirror(dpu, "--name", "two", "--rule", rule, "--to", "tap")
     for words, text in ((("port", "del", "tap"), "mirror one, two"), (("rule", "del", rule), "mirror two")):
-        done = dpu.daemon.cli(*words, check=False)
+        done = dpu.daemon.cli(*words)
         assert done.returncode == 1 and text in done.stderr
     dpu.call("port.detach", name="a")
     assert views(dpu) == [] and dpu.call("rule.show") == []
