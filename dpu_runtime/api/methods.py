@@ -97,6 +97,7 @@ async def _status(api, _params):
         "socket": running.runtime.socket,
         "state_dir": running.runtime.state_dir,
         **nouns.counted(running),
+        "ports": len(_ports(api)),
         "data_plane": api.control.device.status(),
     }
 
@@ -130,11 +131,16 @@ async def _port_relocate(api, params):
     return {"name": params.name}
 
 
+def _ports(api):
+    """Configurations of the ports there are, without one that is going just now."""
+    there = {port.name for port in api.control.device.port_configs()}
+    return [port for port in api.control.running.port if port.name in there]
+
+
 @method("port.show", shapes.PortFilter, list[shapes.PortView])
 async def _port_show(api, params):
     """Show one port or all."""
-    there = {port.name for port in api.control.device.port_configs()}  # without one that is going just now
-    ports = [p for p in api.control.running.port if p.name in there and params.name in (None, p.name)]
+    ports = [port for port in _ports(api) if params.name in (None, port.name)]
     if params.name is not None and not ports:
         raise ApplyError(f"no port {params.name!r}")
     return [{"config": shapes.plain(port), "info": api.control.device.port_info(port.name)} for port in ports]
