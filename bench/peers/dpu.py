@@ -11,7 +11,6 @@ from pathlib import Path
 from dpu_runtime.api.client import Client
 from dpu_runtime.kernels.switch import mac_table
 from dpu_runtime.plane.shared import BALANCE_IN, SharedState
-from dpu_runtime.plane.words import Control
 from examples.dpu_daemon import DpuDaemon
 
 SETTLE_TRIES = 100  # readings of the counters until packets under way have arrived
@@ -99,12 +98,13 @@ class Dpu:
         fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
         try:
             shared = SharedState.attach(fd)
-            ageing = int(shared.control[Control.MAC_AGEING_TICKS])
+            switch = shared.of("switch")
+            ageing = int(switch.settings[mac_table.AGEING_TICKS])
             return {
                 "ports": int((shared.ports["kind"] != 0).sum()),
                 "ports of floods": int(shared.active_ports[0]),
                 "MAC entries": len(
-                    mac_table.entries(shared.of("switch").mac, shared.ports, mac_table.ticks_now(), ageing)
+                    mac_table.entries(switch.mac, shared.ports, mac_table.ticks_now(), ageing)
                 ),
             }
         finally:
