@@ -5,10 +5,12 @@ name when machine code is loaded, from the cache too.
 Errors: a result of -1 and `errno()`; nothing raises.
 """
 
+import ctypes
+
 import numpy as np
 from numba import types
 
-from dpu_runtime.kernels.compile.jit import helper
+from dpu_runtime.kernels.compile.jit import PYTHON_MODE, helper
 from dpu_runtime.kernels.octets.memory import load_u32, store_u32
 
 EINTR = 4  # asm-generic/errno-base.h
@@ -54,7 +56,13 @@ raise_signal = _external("raise", types.int32, types.int32)
 epoll_wait = _external("epoll_wait", types.int32, types.int32, types.uint64, types.int32, types.int32)
 epoll_ctl = _external("epoll_ctl", types.int32, types.int32, types.int32, types.int32, types.uint64)
 sched_yield = _external("sched_yield", types.int32)
-clock_gettime = _external("clock_gettime", types.int32, types.int32, types.uint64)
+if PYTHON_MODE:
+
+    def clock_gettime(clock, address):
+        """The same for interpreted kernels: the one call that those make which have no device."""
+        ctypes.CDLL(None).clock_gettime(int(clock), ctypes.c_void_p(int(address)))
+else:
+    clock_gettime = _external("clock_gettime", types.int32, types.int32, types.uint64)
 _errno_location = _external("__errno_location", types.uint64)
 
 
