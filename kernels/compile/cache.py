@@ -155,6 +155,8 @@ class Entries:
                 return pickle.load(file)
         except (OSError, EOFError, pickle.UnpicklingError):  # the host stopped while it was written
             return None
+        except (ImportError, AttributeError):  # it names a module that cannot be imported here
+            return None
 
     def save_overload(self, signature, made):
         """Keep a CompileResult."""

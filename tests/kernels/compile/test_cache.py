@@ -12,6 +12,20 @@ from tests.kernels.compile.conftest import SOURCES
 pytestmark = pytest.mark.compiled
 
 ONE = "from planted import other\nprint(other.run(3))"
+STRAY = """
+from importlib import util
+import planted
+spec = util.spec_from_file_location("stray", planted.__path__[0] + "/high.py")
+stray = util.module_from_spec(spec)
+spec.loader.exec_module(stray)
+print(stray.run(3))
+"""
+
+
+def test_a_module_that_cannot_be_imported_by_its_name_is_compiled_again(planted):
+    for _ in range(2):
+        out, _ = planted.run(STRAY)
+        assert out == ["4"]
 
 
 def test_an_edit_compiles_what_depends_on_it(planted):
