@@ -8,19 +8,18 @@ A driver marks them in its queue module:
     burst  Burst, kernels/burst.py, lent
     io     state of the port's kind for this worker, io.py of its folder, lent
 
-Each is compiled by itself, with what it calls, beside the worker loop. numba cannot cache a call through
-a function value, so a call takes addresses, uint64: of the machine code and of the state.
+Each is compiled by itself, with what it calls, beside the worker loop (kernels/compile/entry.py).
 """
 
 import enum
 
+from dpu_runtime.kernels.compile.entry import entry_address, python_object, types_of
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE, kernel, primitive
 
 if not PYTHON_MODE:
-    from numba import typeof, types
-    from numba.core.errors import TypingError
+    from numba import types
 
-    from dpu_runtime.kernels.compile.reference import Reference
+    from dpu_runtime.kernels.compile.entry import call_entry
 
 
 class Op(enum.IntEnum):
@@ -34,7 +33,6 @@ class Op(enum.IntEnum):
 
 
 _entries = {}  # name of a module -> {Op: kernel}
-_python_values = []  # with the compiler off an address is 1 + an index of this
 
 
 def entry(op):
@@ -52,31 +50,15 @@ def entries_of(module):
     return _entries[module.__name__]
 
 
-def address_of_state(state):
-    """Address of the state of a kind, lent."""
-    return _python_address(state) if PYTHON_MODE else state.address
-
-
 def types_of_entry(op, burst, state):
     """numba's types of an entry point's arguments for a burst and a state, both lent."""
-    return () if PYTHON_MODE else _form(op, typeof(burst), typeof(state))[0]
+    return () if PYTHON_MODE else _form(op, *types_of(burst, state))[0]
 
 
 def address_of_entry(op, function, burst, state):
     """Address of the machine code of an entry point for a burst and a state, both lent."""
-    if PYTHON_MODE:
-        return _python_address(function)
-    passed, returned = _form(op, typeof(burst), typeof(state))
-    function.compile(passed)
-    machine_code = function.overloads[passed]
-    found = machine_code.signature.return_type
-    assert found == returned, f"{function}: returns {found} instead of {returned}"
-    return machine_code.library.get_pointer_to_function(machine_code.fndesc.llvm_func_name)
-
-
-def _python_address(value):
-    _python_values.append(value)
-    return len(_python_values)
+    form = ((), None) if PYTHON_MODE else _form(op, *types_of(burst, state))
+    return entry_address(function, *form)
 
 
 def _form(op, burst, io):
@@ -92,28 +74,16 @@ def _form(op, burst, io):
 
 
 def _call(op, burst=None):
-    """Signature and code of a call. A state is a pointer there and a word here: the same register."""
-    if burst is not None and not isinstance(burst, Reference):
-        raise TypingError(f"{op.name}: a burst must be lent, it is {type(burst).__name__}")
     passed, returned = _form(op, burst, types.uint64)
-
-    def codegen(context, builder, signature, values):
-        function_type = context.call_conv.get_function_type(returned, passed)
-        function = builder.inttoptr(values[0], function_type.as_pointer())
-        status, value = context.call_conv.call_function(builder, function, returned, passed, values[1:])
-        with builder.if_then(status.is_error, likely=False):
-            context.call_conv.return_status_propagate(builder, status)
-        return value
-
-    return returned(types.uint64, *passed), codegen
+    return call_entry(op.name, returned, passed, burst)
 
 
 def _py_call(address, io, *args):
-    return _python_values[int(address) - 1](_python_values[int(io) - 1], *args)
+    return python_object(address)(python_object(io), *args)
 
 
 def _py_call_burst(address, burst, io, *args):
-    return _python_values[int(address) - 1](burst, _python_values[int(io) - 1], *args)
+    return python_object(address)(burst, python_object(io), *args)
 
 
 @primitive(_py_call_burst)

@@ -6,8 +6,9 @@ A kind's folder has its name. There `io.py` makes the state, `queue.py` has the 
 import importlib
 import weakref
 
-from dpu_runtime.drivers.entry import address_of_entry, address_of_state, entries_of, types_of_entry
+from dpu_runtime.drivers.entry import address_of_entry, entries_of, types_of_entry
 from dpu_runtime.drivers.port import Kind
+from dpu_runtime.kernels.compile.entry import lent_address
 from dpu_runtime.kernels.compile.parallel import Job
 from dpu_runtime.kernels.compile.reference import Lent
 
@@ -44,6 +45,6 @@ def load_drivers(io, burst, shared, kinds=KINDS):
     for kind, state in states.items():
         for op, function in entries_of(module_of(kind, "queue")).items():
             io.entries[kind, op] = address_of_entry(op, function, burst, state)
-        io.states[kind] = address_of_state(state)
+        io.states[kind] = lent_address(state)
     weakref.finalize(io.states, dict.clear, dict(states)).atexit = False
     return states

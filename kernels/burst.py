@@ -57,13 +57,13 @@ class Word(enum.IntEnum):
     COARSE_NS = 4  # CLOCK_MONOTONIC of this round, some milliseconds coarse
     NOW_NS = 5  # the same, exact, where a stage wants "clock"
     SPARE = 6  # spare rows in use
-    FREED = 12  # entries of pool.freed
-    GONE = 13  # entries of `gone`
     MADE = 7  # packets made and not sent yet
     TAKEN = 8  # packets of this burst that a function holds or handed to the control process
     WEIGHT = 9  # bursts that this one stands for in counts of cycles, 0: it is not timed
     SINCE = 10  # cycle counter when the stage at hand began, where WEIGHT is not 0
     HALF = 11  # half of the programs in force for this burst
+    FREED = 12  # entries of pool.freed
+    GONE = 13  # entries of `gone`
 
 
 WORDS = 16

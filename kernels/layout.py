@@ -68,10 +68,7 @@ META_DTYPE = np.dtype(
         ("tags", "u1"),  # 802.1Q/802.1ad tags in front of l3_offset, 0..2
         ("tunnel_id", "u4"),  # VNI, TEID or GRE key
         ("flow_hash", "u4"),  # the same for both directions
-        (
-            "repeats",
-            "u4",
-        ),  # 1: placed and parsed as the packet before it in the batch, kernels/parse/repeat.py
+        ("repeats", "u4"),  # 1: placed and parsed as the packet before it, kernels/parse/repeat.py
         # addresses, host order; IPv4 is ::ffff:a.b.c.d (RFC 4291 2.5.5.2)
         ("src_hi", "u8"),
         ("src_lo", "u8"),

@@ -14,6 +14,7 @@ from collections import namedtuple
 import numpy as np
 
 from dpu_runtime.kernels.burst import EGRESS, SPARE_ROWS, WANTS_RULE, Service, Word
+from dpu_runtime.kernels.compile.entry import python_object
 from dpu_runtime.kernels.compile.jit import PYTHON_MODE, helper, primitive
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.layout import BATCH_SIZE, PORT_UP, ROW_BYTES, VERDICT_DROP, VIRTIO_NET_HDR_GSO_NONE
@@ -21,6 +22,8 @@ from dpu_runtime.kernels.octets.memory import address_of, copy_memory, load_u64
 
 if not PYTHON_MODE:
     from numba import types
+
+    from dpu_runtime.kernels.compile.entry import call_entry
 
 State = namedtuple(
     "State",
@@ -161,33 +164,17 @@ def cut(m, octets):
     m["gso_size"] = 0
 
 
-_python_stages = []  # with the compiler off an address is 1 + an index of this, the states' likewise
+def stage_form(burst, state):
+    """Types of a stage's arguments for a burst and a state, numba's types, and of what it returns."""
+    return (burst, state, types.int64, types.int64), types.int64
 
 
 def _py_call_stage(entry, burst, state, port, count):
-    stage = _python_stages[int(entry) - 1]
-    return np.int64(stage(burst, _python_stages[int(state) - 1], port, count))
-
-
-def python_address(value):
-    """What stands for the address of a stage or a state with the compiler off."""
-    _python_stages.append(value)
-    return len(_python_stages)
+    return np.int64(python_object(entry)(burst, python_object(state), port, count))
 
 
 @primitive(_py_call_stage)
 def call_stage(typingctx, entry, burst, state, port, count):
     """Call a stage by addresses, uint64: of its machine code, and of its state. Returns packets left."""
-    passed = (burst, types.uint64, types.int64, types.int64)
-    returned = types.int64
-
-    def codegen(context, builder, signature, values):
-        function_type = context.call_conv.get_function_type(returned, passed)
-        function = builder.inttoptr(values[0], function_type.as_pointer())
-        # a state is a pointer there and a word here: the same register
-        status, value = context.call_conv.call_function(builder, function, returned, passed, values[1:])
-        with builder.if_then(status.is_error, likely=False):
-            context.call_conv.return_status_propagate(builder, status)
-        return value
-
-    return returned(types.uint64, *passed), codegen
+    passed, returned = stage_form(burst, types.uint64)
+    return call_entry("stage", returned, passed, burst)

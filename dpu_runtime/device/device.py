@@ -68,7 +68,7 @@ class DpuDevice(Takeover):
         self._umem = Umem(runtime.xdp_frames, len(self._cpus))
         self._kicks = []
         self._started = time.time()
-        self._watcher = None
+        self._tasks = []  # that run as long as the device does
         self._profiler = Profiler()
         self._adopt_path = str(Path(runtime.state_dir) / ADOPT_SOCKET)
         self._supervisor = Supervisor(self._restore, standby=runtime.standby)
@@ -82,9 +82,10 @@ class DpuDevice(Takeover):
         `take_over` must follow, once the tables are set. Raises NotAdoptedError: one runs, and goes on.
         """
         check_tun_device()
-        self._watcher = asyncio.get_running_loop().create_task(self._watch_rings())
+        self._run(self._watch_rings())
         process = await asyncio.to_thread(Process.connect, self._adopt_path)
         if process is not None and await self._adopt(process):
+            self._run(self.functions.serve())
             if not self.upgrading:
                 self._interfaces.start()
             return
@@ -93,6 +94,10 @@ class DpuDevice(Takeover):
         self.functions.begin()
         self._kicks = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in self._cpus]
         await self._supervisor.start()
+        self._run(self.functions.serve())
+
+    def _run(self, coroutine):
+        self._tasks.append(asyncio.get_running_loop().create_task(coroutine))
 
     def _map(self, shared, notes):
         self.shared = shared
@@ -103,8 +108,8 @@ class DpuDevice(Takeover):
     async def stop(self):
         """End the data plane and give every port back."""
         await self._interfaces.stop()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in self._tasks:
+            task.cancel()
         for live in self.ports.values():
             if live.plane:
                 await live.driver.stop()

@@ -1,4 +1,4 @@
-"""What functions do in a device: their books, their programs, and their hooks at interfaces.
+"""What functions do in a device: their books, their programs, their hooks at interfaces, what they punt.
 
 In:   items and settings of a function; ports that come, change and go.
 """
@@ -8,6 +8,7 @@ import functools
 from dpu_runtime.config.sections import settings_of
 from dpu_runtime.device.books import Books
 from dpu_runtime.device.programs import Programs
+from dpu_runtime.plane.punts import Punts
 from dpu_runtime.registry import functions, load
 
 
@@ -21,7 +22,7 @@ class Functions:
     def __init__(self, request, runtime):
         self._runtime = runtime
         self._all = functions()
-        self.books = None
+        self.books = self._punts = None
         self.programs = Programs(self._all, request, runtime)
         self.in_place = set().union(*(one.port.model_fields for one in self._all if one.port))
         self._hooks = {load(one.wire): one.port.model_fields for one in self._all if one.wire}
@@ -29,6 +30,12 @@ class Functions:
     def map(self, shared, workers, notes):
         """Make books over the shared memory; `notes` is what they said to an earlier control process."""
         self.books = Books(self._all, lambda function: shared.of(function.name), shared.ports, workers, notes)
+        handlers = {number: load(one.punted) for number, one in enumerate(self._all) if one.punted}
+        self._punts = Punts(shared, workers, handlers)
+
+    async def serve(self):
+        """Give functions the packets that they punted, for ever; ends at once when none wants any."""
+        await self._punts.run()
 
     def begin(self):
         """Put the settings in force, without items; no worker runs yet."""

@@ -11,16 +11,16 @@ import numpy as np
 
 from dpu_runtime.function import EGRESS, HOOKS
 from dpu_runtime.kernels.burst import MADE, WANTS
-from dpu_runtime.kernels.compile.jit import PYTHON_MODE
+from dpu_runtime.kernels.compile.entry import entry_address, lent_address, types_of
+from dpu_runtime.kernels.compile.mode import PYTHON_MODE
 from dpu_runtime.kernels.compile.parallel import Job
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.drops import DROP_REASON_COUNT
-from dpu_runtime.kernels.stage import State, python_address
+from dpu_runtime.kernels.stage import State, stage_form
 from dpu_runtime.plane.frame import PROGRAM_WORDS, STAGE_AT, STAGE_WORDS, STAGES_MAX, TASKS_MAX
 from dpu_runtime.registry import load
 
-if not PYTHON_MODE:
-    from numba import typeof, types
+NS_PER_MS = 1_000_000
 
 
 def _tuple_of(name, values):
@@ -36,9 +36,6 @@ def first_drops(functions):
         number += len(function.drops)
     assert number <= 256, "meta.drop_reason has 8 bits"
     return numbers
-
-
-NS_PER_MS = 1_000_000
 
 
 class Stages:
@@ -90,11 +87,11 @@ class Stages:
             counters = self._shared.of(function.name).stages[self._number]
             row = counters[function.stages.index(stage)]
             wanted = sum(WANTS[word] for word in stage.reads)
-            self._places[name] = (self._entry(stage, state), state_address(state), row.ctypes.data), wanted
+            self._places[name] = (
+                (stage_address(load(stage.entry), self._burst, state), lent_address(state), row.ctypes.data),
+                wanted,
+            )
         return self._places[name]
-
-    def _entry(self, stage, state):
-        return stage_address(load(stage.entry), self._burst, state)
 
     def is_for_made(self, name):
         """Whether packets that functions made pass the stage."""
@@ -106,8 +103,8 @@ class Stages:
         state = self._state(function, None)
         return (
             stage_address(load(task.entry), self._burst, state),
-            state_address(state),
-            task.every_ms * 1_000_000,
+            lent_address(state),
+            task.every_ms * NS_PER_MS,
         )
 
     def state(self, name):
@@ -139,23 +136,13 @@ class Stages:
 
 def stage_types(burst, state):
     """numba's types of a stage's arguments for a burst and a state, both lent."""
-    return () if PYTHON_MODE else (typeof(burst), typeof(state), types.int64, types.int64)
+    return () if PYTHON_MODE else stage_form(*types_of(burst, state))[0]
 
 
 def stage_address(entry, burst, state):
     """Address of the machine code of a stage for a burst and a state, both lent."""
-    if PYTHON_MODE:
-        return python_address(entry)
-    passed = stage_types(burst, state)
-    entry.compile(passed)
-    machine_code = entry.overloads[passed]
-    assert machine_code.signature.return_type == types.int64, f"{entry}: returns {machine_code.signature}"
-    return machine_code.library.get_pointer_to_function(machine_code.fndesc.llvm_func_name)
-
-
-def state_address(state):
-    """Address of a state, lent."""
-    return python_address(state) if PYTHON_MODE else state.address
+    form = ((), None) if PYTHON_MODE else stage_form(*types_of(burst, state))
+    return entry_address(entry, *form)
 
 
 class Programs:

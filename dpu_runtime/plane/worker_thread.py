@@ -21,7 +21,8 @@ from dpu_runtime.drivers.linux.libc import EPOLL_CTL_ADD, EPOLL_EVENT_BYTES
 from dpu_runtime.drivers.load import driver_jobs, load_drivers
 from dpu_runtime.drivers.vhost_user.guard import MemoryGuard, on_sigbus
 from dpu_runtime.kernels.burst import make_burst
-from dpu_runtime.kernels.compile.jit import PYTHON_MODE, kernel
+from dpu_runtime.kernels.compile.entry import lent_address, types_of
+from dpu_runtime.kernels.compile.jit import kernel
 from dpu_runtime.kernels.compile.parallel import Job, compile_all
 from dpu_runtime.kernels.compile.reference import Lent, make_types
 from dpu_runtime.kernels.layout import PORTS_MAX
@@ -29,7 +30,7 @@ from dpu_runtime.kernels.octets.memory import cycles
 from dpu_runtime.plane.back import back
 from dpu_runtime.plane.frame import BACK, BACK_STATE, FRONT, FRONT_STATE, make_frame
 from dpu_runtime.plane.front import front
-from dpu_runtime.plane.program import Programs, Stages, stage_address, stage_types, state_address
+from dpu_runtime.plane.program import Programs, Stages, stage_address, stage_types
 from dpu_runtime.plane.shared import SharedState
 from dpu_runtime.plane.words import Control, WorkerWord
 from dpu_runtime.plane.worker import (
@@ -42,9 +43,6 @@ from dpu_runtime.plane.worker import (
     run_worker,
 )
 from dpu_runtime.registry import functions
-
-if not PYTHON_MODE:
-    from numba import typeof
 
 log = logging.getLogger("dpu.worker")
 
@@ -90,7 +88,7 @@ def load_fused(burst, frame):
     """Load or compile the front and the back, for this worker to call; both arguments are lent."""
     words = frame.entries
     words[FRONT], words[BACK] = stage_address(front, burst, frame), stage_address(back, burst, frame)
-    words[FRONT_STATE] = words[BACK_STATE] = state_address(frame)
+    words[FRONT_STATE] = words[BACK_STATE] = lent_address(frame)
 
 
 class WorkerThread:
@@ -238,11 +236,6 @@ def tsc_hz():
     return int((ended - began) * 1_000_000_000 // (ended_ns - began_ns))
 
 
-def _job(name, kernel, *args):
-    """A Job for calls of a kernel with such arguments."""
-    return Job(name, kernel, () if PYTHON_MODE else tuple(map(typeof, args)))
-
-
 def _say(number, total, name):
     """A line of progress in the daemon's log; nobody waits long without one."""
     print(f"compiling {number} of {total}: {name}", file=sys.stderr, flush=True)
@@ -260,11 +253,11 @@ def prepare():
     loop = worker.worker, worker.burst
     queue = shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS)
     jobs = [
-        _job("worker", run_worker, *loop),
+        Job("worker", run_worker, types_of(*loop)),
         *worker.jobs(),
-        _job("start_queue", start_queue, *queue),
+        Job("start_queue", start_queue, types_of(*queue)),
         Job("on_sigbus", on_sigbus),
-        _job("cycles", _read_cycles),
+        Job("cycles", _read_cycles),
     ]
     failed = compile_all(jobs, _say)
     for name, error in failed.items():

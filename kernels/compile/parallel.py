@@ -17,18 +17,10 @@ from dataclasses import dataclass
 from dpu_runtime.kernels.compile.mode import PYTHON_MODE
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-CRASHES = (
-    signal.SIGABRT,
-    signal.SIGSEGV,
-    signal.SIGILL,
-    signal.SIGBUS,
-    signal.SIGFPE,
-)  # the compiler's own end
-_GC_THRESHOLDS = (
-    20_000,
-    20,
-    100,
-)  # a compiler makes many objects and few circles: by default a tenth of its time
+# the compiler's own end
+CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGFPE)
+# A compiler makes many objects and few circles: looking for them takes a tenth of its time by default.
+_GC_THRESHOLDS = (20_000, 20, 100)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -3,12 +3,13 @@
 import numpy as np
 
 from bench.in_memory import ALL_OFFLOADS, InMemory, make_ready
-from dpu_runtime.drivers.entry import Op, address_of_entry, address_of_state
+from dpu_runtime.drivers.entry import Op, address_of_entry
 from dpu_runtime.drivers.port import Kind
 from dpu_runtime.kernels import layout
 from dpu_runtime.kernels.acl.layout import ACTION_ALLOW, ACTION_DROP
 from dpu_runtime.kernels.acl.table import AclRule
 from dpu_runtime.kernels.burst import make_burst
+from dpu_runtime.kernels.compile.entry import lent_address
 from dpu_runtime.kernels.compile.reference import Lent
 from dpu_runtime.kernels.drops import Drop
 from dpu_runtime.kernels.meter.table import (
@@ -149,7 +150,7 @@ class FuzzDevice(InMemory):
             )
         )
         worker.io.entries[Kind.NULL, Op.TX] = address_of_entry(Op.TX, checked_tx, burst, self.judge)
-        worker.io.states[Kind.NULL] = address_of_state(self.judge)
+        worker.io.states[Kind.NULL] = lent_address(self.judge)
         return ready
 
     def _pay(self):

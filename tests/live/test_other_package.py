@@ -62,3 +62,18 @@ def test_it_is_configured_shown_explained_saved_and_brought_back(daemon, namespa
     cli(daemon, "scale", "del", "light")
     a.ping(b.ipv4, 3, "-s", "1000")
     assert daemon.settled()
+
+
+def test_what_it_punts_comes_to_its_handler(daemon, namespaces):
+    a, b = (Container(daemon, namespaces, name, n, False).attach() for n, name in enumerate("ab", 1))
+    cli(daemon, "scale", "add", "--port", "a", "--heavy", "500", "--report")
+    a.ping(b.ipv4)
+    assert a.ping(b.ipv4, 3, "-s", "1000", check=False).returncode == 1
+    assert wait_until(lambda: daemon.log().count("heavy: 1042 octets, from port 0") == 3)
+    assert daemon.stats()["balance"]["punted"] == 3
+    assert daemon.drops("too_heavy") == 0
+    assert daemon.settled()
+    daemon.kill_control()
+    daemon.start(standby=False)  # what is punted comes to the next control process too
+    a.ping(b.ipv4, 1, "-s", "1000", check=False)
+    assert wait_until(lambda: daemon.log().count("heavy: 1042 octets, from port 0") == 4)

@@ -19,6 +19,7 @@ class ScaleConfig(Model):
     heavy: Annotated[int, Field(ge=60, le=65535), Allowed("60..65535")] = Field(
         65535, description="octets of the longest frame that passes"
     )
+    report: bool = Field(False, description="have the daemon say of heavy packets, and keep them")
 
 
 FUNCTION = Function(
@@ -27,9 +28,10 @@ FUNCTION = Function(
     sections={"scale": ScaleConfig},
     tables=Tables(LAYOUT),
     counters={"weighed": ("u8", (SCALES_MAX, 2))},
-    drops=("too_heavy",),
+    drops=("too_heavy", "report_full"),
     stages=(Stage("weigh", INGRESS, "dpu_weigh.stage:weigh", before=("acl_ingress",)),),
     active="dpu_weigh.book:active",
     book="dpu_weigh.book:ScaleBook",
+    punted="dpu_weigh.book:say",
     nouns={"scale": Noun("scale", columns=("name", "port", "heavy"), stats=("packets", "bytes"))},
 )

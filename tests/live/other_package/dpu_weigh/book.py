@@ -1,7 +1,16 @@
-"""Scales into rows."""
+"""Scales into rows, and what is said of heavy packets."""
+
+import logging
 
 from dpu_runtime.functions.book import Book
 from dpu_weigh.tables import SCALES_MAX
+
+log = logging.getLogger("dpu.weigh")
+
+
+async def say(packet):
+    """A heavy packet, as the daemon gets it."""
+    log.warning("heavy: %d octets, from port %d", packet.tag, packet.in_port)
 
 
 def active(items, _settings):
@@ -25,6 +34,7 @@ class ScaleBook(Book):
         for row, scale in enumerate(scales):
             port = numbers["port"][scale.port]
             self.tables.heavy[port], self.tables.scale[port] = scale.heavy, row
+            self.tables.report[port] = scale.report
         self._rows = {scale.name: row for row, scale in enumerate(scales)}
 
     def counters(self):
