@@ -177,7 +177,8 @@ def _check_parts(function):
                 function, f"stage {stage.name!r} is of hook {stage.hook!r}, there are: {', '.join(HOOKS)}"
             )
     places = [stage.entry for stage in function.stages] + [task.entry for task in function.tasks]
-    places += [function.book, function.wire, function.active, function.private and function.private.new]
+    places += [function.book, function.wire, function.active, function.punted]
+    places.append(function.private and function.private.new)
     for place in places:
         if isinstance(place, str) and not _PLACE.fullmatch(place):
             _refuse(function, f'{place!r} is not "module:name"')

@@ -110,17 +110,15 @@ def _take_port(burst, frame, port):
 def _send_port(w, burst, frame, port, taken, program):
     """Run a port's program, EGRESS, MADE or NONE, over its copies, `packets[:taken]`; send what is left."""
     count = np.int64(taken)
+    spare, made = burst.words[Word.SPARE], burst.words[Word.MADE]
     if program != NONE:
-        spare, made = burst.words[Word.SPARE], burst.words[Word.MADE]
         burst.words[Word.TAKEN] = _0
         count = run_program(burst, frame, program, port, count)
         lost = np.uint64(taken - count) - burst.words[Word.TAKEN]
         frame.port_counters[port, PortCounter.TX_DROPPED] += lost
-        sent = call_stage(frame.entries[BACK], burst, frame.entries[BACK_STATE], port, count)
-        if burst.words[Word.MADE] == made:  # rows of their own were for this port only
-            burst.words[Word.SPARE] = spare
-    else:
-        sent = call_stage(frame.entries[BACK], burst, frame.entries[BACK_STATE], port, count)
+    sent = call_stage(frame.entries[BACK], burst, frame.entries[BACK_STATE], port, count)
+    if burst.words[Word.MADE] == made:  # rows of their own were for this port only
+        burst.words[Word.SPARE] = spare
     note_burst(w, burst.ports, port, sent)
 
 

@@ -124,6 +124,7 @@ CLASHES = {
         "function planted: stage 'a' is of hook 'middle', there are: ingress, forward, egress",
     ),
     "code that is no place": ({"book": "module"}, "function planted: 'module' is not \"module:name\""),
+    "a handler that is no place": ({"punted": "say"}, "function planted: 'say' is not \"module:name\""),
     "items without a name": (
         {"sections": {"x": Route}},
         "function planted: items of section 'x' have no key `name`",

@@ -21,6 +21,7 @@ PAYLOAD_BYTES = {"TCP": 1448, "UDP": 1400}
 HEADER_BYTES = {"TCP": 14 + 20 + 32, "UDP": 14 + 20 + 8}  # a limit counts them, iperf3 does not
 # A policer's bucket may be full at one end of the interval and empty at the other: 4 % of six seconds.
 TCP_S, UDP_S = 6, 3
+ATTEMPTS = 3
 WAYS = {  # protocol, options of iperf3 in the container without limits
     "TCP in": ("TCP", "-t", TCP_S),
     "TCP out": ("TCP", "-t", TCP_S, "-R"),
@@ -47,17 +48,25 @@ def test_the_rate_gets_through_and_no_more(cni):
     limits = {"ingressRate": RATE, "ingressBurst": BURST, "egressRate": RATE, "egressBurst": BURST}
     free, *limited = (cni.container() for _ in range(1 + len(WAYS)))
     network.add(free)
-    addresses = [network.add(one, bandwidth=limits)["ips"][0]["address"].partition("/")[0] for one in limited]
+    results = {one.name: network.add(one, bandwidth=limits) for one in limited}
+    addresses = {name: result["ips"][0]["address"].partition("/")[0] for name, result in results.items()}
 
     def measure(address, way):
         protocol, *options = WAYS[way]
         done = cni.run(free, "iperf3", "-c", address, "-O", 1, "-J", *options)
         return received(json.loads(done.stdout), protocol) / RATE
 
-    for one in limited:
-        serve(cni, one)
-    with ThreadPoolExecutor(len(WAYS)) as pool:
-        found = dict(zip(WAYS, pool.map(measure, addresses, WAYS), strict=True))
-    assert all(LEAST <= share <= MOST for share in found.values()), found
+    left = dict(zip(WAYS, limited, strict=True))
+    for _ in range(ATTEMPTS):  # iperf3 may have had too little of the CPU to send as much
+        for one in left.values():
+            serve(cni, one)
+        with ThreadPoolExecutor(len(left)) as pool:
+            shares = pool.map(measure, [addresses[one.name] for one in left.values()], left)
+        found = dict(zip(left, shares, strict=True))
+        assert all(share <= MOST for share in found.values()), found
+        left = {way: one for way, one in left.items() if found[way] < LEAST}
+        if not left:
+            break
+    assert not left, found
     for one in (free, *limited):
         network.delete(one)
