@@ -20,8 +20,9 @@ from dpu_runtime.device.live_port import LivePort, has_rings, make_driver, makes
 from dpu_runtime.device.port_info import port_info
 from dpu_runtime.device.port_queues import PortQueues, add_message
 from dpu_runtime.device.port_rows import PortRows
+from dpu_runtime.device.process import Process
 from dpu_runtime.device.ring_port import RingPlane
-from dpu_runtime.device.supervisor import Process, Supervisor
+from dpu_runtime.device.supervisor import Supervisor
 from dpu_runtime.device.takeover import Takeover
 from dpu_runtime.device.wiring import change_mtu, rewire, wire_interface
 from dpu_runtime.drivers.af_xdp.umem import Umem

@@ -9,148 +9,17 @@ Not:  what the requests mean; `dpu_runtime/device/device.py` makes them.
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import socket
-import sys
 import time
 
 from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError
-from dpu_runtime.plane import channel
+from dpu_runtime.device.process import Process
 
 log = logging.getLogger("dpu.supervisor")
 
-READY_TIMEOUT_S = 900.0  # a first start compiles, on a busy machine too
-REQUEST_TIMEOUT_S = 20.0
-END_TIMEOUT_S = 3.0  # from when it may end to when it is killed
 POLL_S = 0.01
 RETRY_S = 0.5  # between attempts to start a process that does not start
 REQUEST_ATTEMPTS = 2  # a request to a process that dies is made again to its successor
 TAKEOVER_TIMEOUT_S = 60.0  # how long a request waits for the successor
-
-
-class Process:
-    """One data-plane process and the channel to it."""
-
-    def __init__(self, pid, sock):
-        self.pid = pid
-        self.sock = sock
-        self.pidfd = os.pidfd_open(pid)
-        self._lock = asyncio.Lock()
-
-    @classmethod
-    async def spawn(cls):
-        """Start a process and wait until its machine code is there."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "dpu_runtime.plane.dataplane",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except BaseException:  # cancelled, or no memory for a process
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        process = cls(child.pid, ours)
-        process.child = child
-        ours.settimeout(READY_TIMEOUT_S)
-        try:
-            ready, _ = await asyncio.to_thread(channel.receive, ours)
-        except channel.ChannelClosedError as error:
-            process.kill()  # it may hang rather than be gone
-            process.close()
-            code = await child.wait()
-            raise DataPlaneError(f"data plane did not start (exit code {code}): {error}") from None
-        except asyncio.CancelledError:
-            process.kill()
-            process.close()
-            await child.wait()
-            raise
-        ours.settimeout(REQUEST_TIMEOUT_S)
-        process.prepare_s = ready["prepare_s"]
-        return process
-
-    @classmethod
-    def connect(cls, path):
-        """Reach a data plane that another control process left running; None when there is none."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.settimeout(REQUEST_TIMEOUT_S)
-        try:
-            sock.connect(path)
-            channel.send(sock, {"do": "hello"})
-            hello, fds = channel.receive(sock)
-        except (OSError, channel.ChannelClosedError):
-            sock.close()
-            return None
-        process = cls(hello["pid"], sock)
-        process.hello, process.hello_fds = hello, fds
-        return process
-
-    async def request(self, message, fds=()):
-        """Send a request and return (reply, descriptors). Raises DataPlaneError."""
-        async with self._lock:
-            try:
-                return await asyncio.to_thread(self._exchange, message, fds)
-            except channel.ChannelClosedError as error:
-                raise DataPlaneGoneError(f"data plane {self.pid} is gone: {error}") from None
-
-    def _exchange(self, message, fds):
-        channel.send(self.sock, message, fds)
-        reply, reply_fds = channel.receive(self.sock)
-        if not reply.get("ok"):
-            raise DataPlaneError(reply.get("error", "refused"))
-        return reply, reply_fds
-
-    async def answered(self):
-        """Wait until what it was asked before is answered."""
-        async with self._lock:
-            pass
-
-    async def exited(self):
-        """Wait until the process is gone; at once when it was closed."""
-        if self.pidfd < 0:
-            return
-        loop = asyncio.get_running_loop()
-        gone = loop.create_future()
-        loop.add_reader(self.pidfd, lambda: gone.done() or gone.set_result(None))
-        try:
-            await gone
-        finally:
-            loop.remove_reader(self.pidfd)
-
-    def kill(self):
-        """End the process without asking."""
-        if self.pidfd < 0:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-
-    async def end(self):
-        """Have a process end that is told to, or that nobody else can reach; wait for it and forget it."""
-        self.sock.close()  # a standby ends on this
-        try:
-            await asyncio.wait_for(self.exited(), END_TIMEOUT_S)
-        except TimeoutError:
-            log.error("data plane %d does not end; killed", self.pid)
-            self.kill()
-            await self.exited()
-        child = getattr(self, "child", None)
-        if child is not None:
-            await child.wait()
-        self.close()
-
-    def close(self):
-        """Forget the process."""
-        self.sock.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
 
 
 def _log_failure(text, error):

@@ -21,7 +21,7 @@ from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError, NotAdo
 from dpu_runtime.config.models import AnyPort
 from dpu_runtime.device.live_port import LivePort, has_rings, make_driver, uses_interface
 from dpu_runtime.device.port_queues import add_message
-from dpu_runtime.device.supervisor import Process
+from dpu_runtime.device.process import Process
 from dpu_runtime.drivers.port import Kind, PortError
 from dpu_runtime.kernels import layout
 from dpu_runtime.observe import perf_map

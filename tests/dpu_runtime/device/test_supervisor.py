@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -12,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError
+from dpu_runtime.device import process as process_module
 from dpu_runtime.device import supervisor as module
-from dpu_runtime.device.supervisor import Process, Supervisor
+from dpu_runtime.device.supervisor import Supervisor
 
 FAKE = Path(__file__).with_name("fake_dataplane.py")
 TIMEOUT_S = 20.0
@@ -25,7 +25,7 @@ def plan(tmp_path, monkeypatch):
     command = tmp_path / "python"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
     command.chmod(0o755)
-    monkeypatch.setattr(module, "sys", SimpleNamespace(executable=str(command)))
+    monkeypatch.setattr(process_module, "sys", SimpleNamespace(executable=str(command)))
     monkeypatch.setattr(module, "RETRY_S", 0.02)
     monkeypatch.setenv("FAKE_PLAN", str(tmp_path / "plan"))
     monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[3]))
@@ -200,12 +200,12 @@ def test_a_system_that_refuses_processes_for_a_while(plan, caplog, standby):
     async def work(supervisor, _restored):
         if standby:
             await until(lambda: supervisor.standby)
-        executable, module.sys.executable = module.sys.executable, "/nowhere/python"
+        executable, process_module.sys.executable = process_module.sys.executable, "/nowhere/python"
         if standby:
             os.kill(supervisor.standby.pid, signal.SIGKILL)
         os.kill(supervisor.active.pid, signal.SIGKILL)
         await until(lambda: caplog.text.count("No such file") > 2)
-        module.sys.executable = executable
+        process_module.sys.executable = executable
         await until(lambda: supervisor.restarts == 1)
         await supervisor.request({"do": "x"})
         await until(lambda: supervisor.standby or not standby)
@@ -247,7 +247,7 @@ def test_stop_does_not_wait_for_a_standby_that_starts(plan):
 
 
 def test_stop_of_a_process_that_does_not_answer(plan, monkeypatch):
-    monkeypatch.setattr(module, "REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(process_module, "REQUEST_TIMEOUT_S", 0.2)
 
     async def work(supervisor, _restored):
         os.kill(supervisor.active.pid, signal.SIGSTOP)
@@ -389,11 +389,3 @@ def test_start_that_fails_says_the_exit_code(plan):
 
     with pytest.raises(DataPlaneError, match=r"did not start \(exit code 3\): end of channel"):
         asyncio.run(main())
-
-
-def test_nobody_to_adopt(tmp_path):
-    assert Process.connect(str(tmp_path / "none.sock")) is None
-    path = tmp_path / "stale.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-        sock.bind(str(path))
-    assert Process.connect(str(path)) is None
