@@ -45,6 +45,11 @@ class Sample:
     stolen_percent: float
 
     @property
+    def arrived(self):
+        """Whether a packet arrived."""
+        return self.counted.frames > 0
+
+    @property
     def mpps(self):
         """Million packets received a second."""
         return self.counted.frames / self.counted.seconds / 1e6

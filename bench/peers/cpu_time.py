@@ -6,6 +6,7 @@ from pathlib import Path
 
 STOLEN_PERCENT_MAX = 5.0  # of the time of both CPUs
 TRIES_MAX = 3
+STARVED_MAX = 5  # samples in which nothing arrived, for want of a CPU
 NS_PER_SECOND = 1e9
 NICE_FIRST = -20
 
@@ -32,11 +33,16 @@ def raise_priority(pids):
 def undisturbed(measure):
     """The first sample with both cores to itself, else the best of TRIES_MAX.
 
-    measure  function without arguments that returns a sample, with its `stolen_percent`
+    measure  function without arguments that returns a sample, with its `stolen_percent` and whether anything
+             `arrived`; one that got no CPU, and nothing with it, does not count
     """
-    best = None
-    for _ in range(TRIES_MAX):
+    best, starved, tries = None, 0, 0
+    while tries < TRIES_MAX:
         sample = measure()
+        if not sample.arrived and sample.stolen_percent > STOLEN_PERCENT_MAX and starved < STARVED_MAX:
+            starved += 1
+            continue
+        tries += 1
         if best is None or sample.stolen_percent < best.stolen_percent:
             best = sample
         if best.stolen_percent <= STOLEN_PERCENT_MAX:

@@ -1,5 +1,7 @@
 """bench/peers/host_pair: both ends of a port, and what it counts."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from bench.peers import cpu_time, vhost_dpu
@@ -34,10 +36,23 @@ def test_the_best_sample_counts(monkeypatch):
     stolen = iter([50.0, 20.0, 30.0, 50.0, 1.0, 0.5])
 
     def take():
-        return type("Sample", (), {"stolen_percent": next(stolen)})
+        return SimpleNamespace(stolen_percent=next(stolen), arrived=True)
 
     assert undisturbed(take).stolen_percent == 20
     assert undisturbed(take).stolen_percent == 1
+
+
+def test_a_sample_that_got_no_cpu_does_not_count(monkeypatch):
+    monkeypatch.setattr(cpu_time, "TRIES_MAX", 1)
+    monkeypatch.setattr(cpu_time, "STARVED_MAX", 2)
+
+    def taken(*samples):
+        made = iter(SimpleNamespace(stolen_percent=stolen, arrived=arrived) for stolen, arrived in samples)
+        return undisturbed(lambda: next(made))
+
+    assert taken((90.0, False), (80.0, False), (70.0, True)).arrived
+    assert not taken((90.0, False), (80.0, False), (70.0, False)).arrived, "for ever it is not tried"
+    assert not taken((1.0, False)).arrived, "it had its CPU"
 
 
 @pytest.fixture(scope="module")

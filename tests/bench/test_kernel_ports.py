@@ -86,7 +86,7 @@ def test_a_switch_that_forwards_nothing_fails_and_rests(monkeypatch):
     )
     monkeypatch.setattr(kernel_ports.wire_load, "load", lambda *_: count())
     with pytest.raises(AssertionError, match="it: no packet"):
-        kernel_ports.measure(None, Contender("it", switch), 64, 1)
+        kernel_ports.measure_undisturbed(None, Contender("it", switch), 64, 1)
     assert calls == ["begin", "rest"]
 
 

@@ -60,7 +60,7 @@ def test_a_switch_that_forwards_nothing_fails_and_rests(monkeypatch):
     monkeypatch.setattr(vhost_user, "WARM_UP_SECONDS", 0)
     scripted = Scripted(0.0)
     with pytest.raises(AssertionError, match="scripted: no packet of 64 octets arrived"):
-        vhost_user.measure(contender(scripted), 64, 0)
+        vhost_user.measure_undisturbed(contender(scripted), 64, 0)
     assert scripted.calls[-1] == ("rest",)
 
 
@@ -70,6 +70,12 @@ def test_a_disturbed_measurement_is_taken_again_and_the_best_counts(monkeypatch)
     monkeypatch.setattr(vhost_user, "measure", lambda *_: vhost_user.Sample(Rate(1.0, 1.0), next(stolen)))
     assert vhost_user.measure_undisturbed(None, 64, 1).stolen_percent == 20
     assert vhost_user.measure_undisturbed(None, 64, 1).stolen_percent == 1
+
+
+def test_one_in_which_nothing_arrives_for_want_of_a_cpu_is_taken_again(monkeypatch):
+    taken = iter([vhost_user.Sample(Rate(0.0, 0.0), 90.0), vhost_user.Sample(Rate(1.0, 1.0), 1.0)])
+    monkeypatch.setattr(vhost_user, "measure", lambda *_: next(taken))
+    assert vhost_user.measure_undisturbed(None, 64, 1).rate.received == 1
 
 
 def test_ratios_are_to_what_does_the_same_work(monkeypatch):
