@@ -75,6 +75,8 @@ SUITE = (
     ),
     Bench("attach", quick="--size 50 --repeats 3 --pairs 100", needs=("iproute2",)),
     Bench("soak_attach", needs=("iproute2",)),
+    Bench("programs", full="--repeats 5", needs=("iproute2", *_C)),
+    Bench("switch_kills", needs=("iproute2", *_C)),
     Bench("recovery", needs=(*_TCP, "iputils-ping")),
     Bench("vhost_reconnect", full="--size 10", needs=(*_PEERS, *_C)),
     Bench("idle", needs=("iproute2",)),

@@ -45,12 +45,13 @@ class Containers(Assembled):
     env      environment variables for the daemon
     start    False: the caller starts the daemon by `start_daemon`
     workers  their CPUs; None: as by default
+    rules    in force, none of which matches a packet that is measured
     """
 
     name = "dpu"
     address = SERVER_ADDRESS
 
-    def __init__(self, cpus=ANYWHERE, env=None, start=True, workers=None):
+    def __init__(self, cpus=ANYWHERE, env=None, start=True, workers=None, rules=0):
         self._env = env
         self._workers = f"workers = {list(workers)}" if workers else ""
         self._pidfds = {}
@@ -60,7 +61,7 @@ class Containers(Assembled):
             self.client, self.server = (made.enter_context(Host(cpu)) for cpu in cpus)
             made.callback(self._end_all)
             self._config = Path(self._folder, "dpu.toml")
-            self._config.write_text(self._text())
+            self._config.write_text(self._text(rules))
             if start:
                 self.start_daemon()
             self._made = made.pop_all()

@@ -1,6 +1,6 @@
 """The DPU with vhost-user ports: bare, connected to each other past the pipeline, or as the switch it is.
 
-Not: a standby data plane, which sleeps while packets are counted; only its start would take time.
+A standby data plane sleeps while packets are counted; only its start takes time. It is for those that kill.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _HEAD = """
 socket = "{folder}/dpu.sock"
 state_dir = "{folder}"
 workers = [{cpu}]
-standby = false
+standby = {standby}
 """
 _PORT = """
 [[port]]
@@ -46,13 +46,15 @@ class VhostDpu:
     rules    in force when SWITCHED, none of which matches a packet that is measured
     env      environment variables for the daemon
     client   connect to the sockets instead of listening on them
+    standby  have a second data plane wait
     """
 
     client_listens = False
 
-    def __init__(self, sockets, cpu, folder, variant, rules=0, env=None, client=False):
+    def __init__(self, sockets, cpu, folder, variant, rules=0, env=None, client=False, standby=False):
         self.sockets = sockets
         self._client = client
+        self._standby = standby
         self._env = env
         self._cpu = cpu
         self._folder = Path(folder)
@@ -60,18 +62,33 @@ class VhostDpu:
         self._variant = variant
         self._config = self._folder / "dpu.toml"
         self._config.write_text(self._text())
+        self._pidfd = None
         self.start_daemon()
 
     def start_daemon(self):
         """Start the daemon; returns when it forwards."""
         self.daemon = DpuDaemon(self._config, self._folder / "dpu.log", env=self._env)
+        self.know_data_plane()
+
+    def know_data_plane(self):
+        """Have the process that forwards now be the one to end with, should nobody else end it."""
+        if self._pidfd is not None:
+            os.close(self._pidfd)
         self._pidfd = os.pidfd_open(self.pids[0])
 
     def kill(self):
         """Kill the control process, then the data plane; returns when both are gone."""
+        self.kill_control()
+        self._kill_data_plane()
+
+    def kill_control(self):
+        """Kill the control process; the data plane goes on."""
         self.daemon.process.send_signal(signal.SIGKILL)
         self.daemon.process.wait()
-        self._kill_data_plane()
+
+    def kill_data_plane(self):
+        """Kill the data plane, known before; the standby takes over if there is one."""
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _kill_data_plane(self):
         with contextlib.suppress(ProcessLookupError):
@@ -81,7 +98,7 @@ class VhostDpu:
         self._pidfd = None
 
     def _text(self):
-        parts = [_HEAD.format(folder=self._folder, cpu=self._cpu)]
+        parts = [_HEAD.format(folder=self._folder, cpu=self._cpu, standby=str(self._standby).lower())]
         last = len(self.sockets) - 1
         client = str(self._client).lower()
         for number, path in enumerate(self.sockets):
