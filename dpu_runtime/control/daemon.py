@@ -90,7 +90,7 @@ class Daemon:
         self._server = Server(self.runtime.socket, Api(self._control).call)
         await self._server.listen()
         try:
-            await device.start()
+            await device.start(self.config)
             adopted = device.status().get("adopted")
             if adopted:
                 await self._adopt()

@@ -5,14 +5,17 @@ Not: the one that does it, dpu_runtime/device/device.py; tests have one in memor
 
 from typing import Any, Protocol
 
-from dpu_runtime.config.models import PortConfig
+from dpu_runtime.config.models import Config, PortConfig
 
 
 class Device(Protocol):
     """What does the work: ports, functions and the data plane. One call at a time."""
 
-    async def start(self) -> None:
-        """Bring up the data plane, or adopt one that runs; functions have their settings and no items."""
+    async def start(self, config: Config) -> None:
+        """Bring up the data plane, or adopt one that runs; functions have their settings and no items.
+
+        config  what is to run soon: its machine code is there from the start
+        """
 
     async def take_over(self) -> None:
         """End what `start` began where a data plane of another version runs; all functions are set."""

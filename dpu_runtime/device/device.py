@@ -73,16 +73,17 @@ class DpuDevice(Takeover):
         self._profiler = Profiler()
         self._adopt_path = str(Path(runtime.state_dir) / ADOPT_SOCKET)
         self._supervisor = Supervisor(self._restore, standby=runtime.standby)
-        self.functions = Functions(self._supervisor.request, runtime)
+        self.functions = Functions(self._supervisor.request, self._supervisor.have, runtime)
         self._queues = PortQueues(self.ports, self._supervisor.request)
         self._interfaces = InterfaceWatch(self, self._queues)
 
-    async def start(self):
-        """Adopt the data plane that runs in this state directory, or start one.
+    async def start(self, config):
+        """Adopt the data plane that runs in this state directory, or start one that can run `config`.
 
         `take_over` must follow, once the tables are set. Raises NotAdoptedError: one runs, and goes on.
         """
         check_tun_device()
+        self._supervisor.expected = self.functions.programs.expected(config)
         self._run(self._watch_rings())
         process = await asyncio.to_thread(Process.connect, self._adopt_path)
         if process is not None and await self._adopt(process):

@@ -16,14 +16,15 @@ class Functions:
     """All functions there are, for the configuration `runtime`.
 
     request   coroutine function (message) of the supervisor
+    have      its coroutine function (names), which has machine code made
     in_place  keys of ports that are functions', which all change under traffic
     """
 
-    def __init__(self, request, runtime):
+    def __init__(self, request, have, runtime):
         self._runtime = runtime
         self._all = functions()
         self.books = self._punts = None
-        self.programs = Programs(self._all, request, runtime)
+        self.programs = Programs(self._all, request, have, runtime)
         self.in_place = set().union(*(one.port.model_fields for one in self._all if one.port))
         self._hooks = {load(one.wire): one.port.model_fields for one in self._all if one.wire}
 

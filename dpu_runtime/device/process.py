@@ -23,17 +23,24 @@ END_TIMEOUT_S = 3.0  # from when it may end to when it is killed
 
 
 class Process:
-    """One data-plane process and the channel to it."""
+    """One data-plane process and the channel to it.
 
-    def __init__(self, pid, sock):
+    entries  names of stages and tasks that it has machine code of
+    failed   {name: text of the error} of what it was to compile and could not
+    """
+
+    def __init__(self, pid, sock, entries=()):
+        self.entries = frozenset(entries)
+        self.failed = {}
         self.pid = pid
         self.sock = sock
         self.pidfd = os.pidfd_open(pid)
         self._lock = asyncio.Lock()
+        self._gone = None  # the future that `exited` awaits
 
     @classmethod
-    async def spawn(cls):
-        """Start a process and wait until its machine code is there."""
+    async def spawn(cls, wanted=()):
+        """Start a process and wait until its machine code is there, that of stages and tasks `wanted` too."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             child = await asyncio.create_subprocess_exec(
@@ -41,6 +48,7 @@ class Process:
                 "-m",
                 "dpu_runtime.plane.dataplane",
                 str(theirs.fileno()),
+                *sorted(wanted),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
@@ -67,6 +75,7 @@ class Process:
             raise
         ours.settimeout(REQUEST_TIMEOUT_S)
         process.prepare_s = ready["prepare_s"]
+        process.entries, process.failed = frozenset(ready["entries"]), ready["failed"]
         return process
 
     @classmethod
@@ -81,7 +90,7 @@ class Process:
         except (OSError, channel.ChannelClosedError):
             sock.close()
             return None
-        process = cls(hello["pid"], sock)
+        process = cls(hello["pid"], sock, hello.get("entries", ()))
         process.hello, process.hello_fds = hello, fds
         return process
 
@@ -114,16 +123,19 @@ class Process:
             pass
 
     async def exited(self):
-        """Wait until the process is gone; at once when it was closed."""
+        """Wait until the process is gone; at once when it was closed. Several may wait."""
         if self.pidfd < 0:
             return
-        loop = asyncio.get_running_loop()
-        gone = loop.create_future()
-        loop.add_reader(self.pidfd, lambda: gone.done() or gone.set_result(None))
-        try:
-            await gone
-        finally:
-            loop.remove_reader(self.pidfd)
+        if self._gone is None:
+            loop = asyncio.get_running_loop()
+            self._gone = loop.create_future()
+            loop.add_reader(self.pidfd, self._is_gone)
+        await asyncio.shield(self._gone)
+
+    def _is_gone(self):
+        if self._gone is not None and not self._gone.done():
+            self._gone.get_loop().remove_reader(self.pidfd)
+            self._gone.set_result(None)
 
     def kill(self):
         """End the process without asking."""
@@ -150,6 +162,7 @@ class Process:
         """Forget the process."""
         self.sock.close()
         if self.pidfd >= 0:
+            self._is_gone()
             os.close(self.pidfd)
             self.pidfd = -1
 

@@ -24,12 +24,14 @@ class Programs:
     """Programs of all ports.
 
     request  coroutine function (message) of the supervisor
+    have     coroutine function (names): have machine code of stages and tasks, or raise DataPlaneError
     runtime  RuntimeConfig, what settings are in the beginning
     """
 
-    def __init__(self, functions, request, runtime):
+    def __init__(self, functions, request, have, runtime):
         self._to_come = False  # the data plane that is to run them is not there yet
         self._request = request
+        self._have = have
         self._functions = {function.name: function for function in functions}
         owners = {stage.name: function.name for function in functions for stage in function.stages}
         self._order = {
@@ -86,7 +88,16 @@ class Programs:
         """Tell a data-plane process that is fresh."""
         self._to_come = False
         if self._there is not None:
+            await self._have(self._entries(self._there))
             await process.request(self._message(self._there))
+
+    def expected(self, config):
+        """Names of the stages and tasks that a configuration switches on."""
+        is_on = {
+            name: self._active(name, config.items(one), config.settings(one))
+            for name, one in self._functions.items()
+        }
+        return self._entries(self._wanted(dict(enumerate(config.port)), is_on))
 
     def _active(self, name, items, settings):
         active = self._functions[name].active
@@ -94,11 +105,11 @@ class Programs:
             active = load(active)
         return active(items, settings) if active else lambda _stage, _port: True
 
-    def _wanted(self):
+    def _wanted(self, ports, is_on):
         programs = {}
-        for index, config in self._ports.items():
+        for index, config in ports.items():
             for hook, stages in self._order.items():
-                names = tuple(name for name, owner in stages if self._is_on[owner](name, config))
+                names = tuple(name for name, owner in stages if is_on[owner](name, config))
                 if names:
                     programs[hook, index] = names
         return programs
@@ -108,7 +119,8 @@ class Programs:
         if self._awaited:
             await tables()
             return
-        had, wanted = self._there, self._wanted()
+        had, wanted = self._there, self._wanted(self._ports, self._is_on)
+        await self._have(self._entries(wanted))  # while all is as it was
         if had is not None:
             await self._send(_both(had, wanted))
         try:
@@ -151,6 +163,12 @@ class Programs:
             ],
             "tasks": tasks,
         }
+
+    def _entries(self, programs):
+        """Names of the stages of programs, and of the tasks that go with them."""
+        stages = {stage for names in programs.values() for stage in names}
+        owners = {owner for own in self._order.values() for name, owner in own if name in stages}
+        return stages | {task.name for name in self._tasked | owners for task in self._tasks(name)}
 
     def _tasks(self, name):
         return self._functions[name].tasks

@@ -36,6 +36,8 @@ class Supervisor:
     def __init__(self, restore, standby=True):
         self._restore = restore
         self._want_standby = standby
+        self.expected = frozenset()  # names of stages and tasks that processes are to have from the start
+        self._made = frozenset()  # names of those that are on disk
         self.active = None
         self.standby = None
         self.restarts = 0
@@ -49,24 +51,65 @@ class Supervisor:
 
     async def start(self):
         """Start a fresh active process."""
-        self.active = await Process.spawn()
+        self.active = await self.spawn()
         await self._restore(self.active)
         self._present.set()
         log.info("data plane %d runs, machine code after %.2f s", self.active.pid, self.active.prepare_s)
         self._watch()
 
     def adopt(self, process, standby=None):
-        """Go on with a process that runs already; `standby` may be a fresh one."""
+        """Go on with a process that runs already; `standby` may be a fresh one, of another version."""
         self.active, self.standby = process, standby
+        self._made |= (standby or process).entries
         self.adopted = True
         self._present.set()
         log.info("adopted data plane %d", process.pid)
         self._watch()
 
+    async def have(self, entries):
+        """Have machine code of these stages and tasks on disk: before a data plane is to run them.
+
+        A fresh process makes it beside those that run, and becomes the standby. Raises DataPlaneError: which
+        does not compile and why, or how the process ended.
+        """
+        missing = frozenset(entries) - self._made
+        if not missing:
+            return
+        names = ", ".join(sorted(missing))
+        log.info("making machine code of %s", names)
+        try:
+            process = await self.spawn(missing)
+        except DataPlaneError as error:
+            raise DataPlaneError(f"no machine code of {names}: {error}") from None
+        failed = sorted(missing & process.failed.keys())
+        if not failed and self.standby is not None:
+            self.standby, process = process, self.standby
+        await process.end()
+        if failed:
+            why = (f"{name} does not compile: {process.failed[name]}" for name in failed)
+            raise DataPlaneError("; ".join(why))
+
+    async def spawn(self, more=frozenset()):
+        """Start a process that has the machine code of what is expected, and more."""
+        process = await Process.spawn(self.expected | more)
+        self._made |= process.entries
+        return process
+
     def _watch(self):
         self._spawn_task(self._replace_when_gone(self.active))
-        if self._want_standby and self.standby is None:
+        self._watch_standby()
+
+    def _watch_standby(self):
+        if self._want_standby and self.standby is None and self._keeper is None:
             self._keeper = self._spawn_task(self._keep_standby())
+
+    def _take_standby(self):
+        """The standby, which is watched no more; None when there is none."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
+        process, self.standby = self.standby, None
+        return process
 
     def _spawn_task(self, coroutine):
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -78,12 +121,16 @@ class Supervisor:
         """Start a standby, and another one should it die while it waits."""
         while not self._stopping:
             try:
-                process = self.standby = await Process.spawn()
+                if self.standby is None:
+                    self.standby = await self.spawn()
             except Exception as error:  # no memory, no descriptors: they may be there later
                 _log_failure("no standby data plane", error)
                 await asyncio.sleep(RETRY_S)
                 continue
+            process = self.standby
             await process.exited()
+            if process is not self.standby:
+                continue  # another took its place
             log.warning("standby data plane %d died", process.pid)
             self.standby = None
             process.close()
@@ -111,13 +158,10 @@ class Supervisor:
         """Make the standby, or a fresh process, the active one; False when that failed."""
         while self.standby is None and self._keeper is not None and not self._keeper.done():
             await asyncio.sleep(POLL_S)  # one is starting already
-        if self._keeper is not None:
-            self._keeper.cancel()
-            self._keeper = None
-        replacement, self.standby = self.standby, None
+        replacement = self._take_standby()
         try:
             if replacement is None:
-                replacement = await Process.spawn()
+                replacement = await self.spawn()
             self.active = replacement
             await self._restore(replacement)
         except Exception as error:  # whatever it is, without another attempt nothing would ever run again
@@ -149,7 +193,7 @@ class Supervisor:
         return gap_ms
 
     async def _exchanged(self, old, prepare, finish):
-        fresh, self.standby = self.standby or await Process.spawn(), None
+        fresh = self._take_standby() or await self.spawn()
         paused = False
         try:
             await prepare(fresh)
@@ -172,6 +216,8 @@ class Supervisor:
     async def _take_back(self, old, fresh, paused):
         """End a process that was not handed everything; the old one goes on."""
         await fresh.end()
+        if not self._stopping:
+            self._watch_standby()
         if self._present.is_set():
             return  # it was not asked anything
         try:

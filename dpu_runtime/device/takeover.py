@@ -21,7 +21,6 @@ from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError, NotAdo
 from dpu_runtime.config.models import AnyPort
 from dpu_runtime.device.live_port import LivePort, has_rings, make_driver, uses_interface
 from dpu_runtime.device.port_queues import add_message
-from dpu_runtime.device.process import Process
 from dpu_runtime.drivers.port import Kind, PortError
 from dpu_runtime.kernels import layout
 from dpu_runtime.observe import perf_map
@@ -104,7 +103,7 @@ class Takeover:
             return None
         log.warning("data plane %d is of another version; regions %s", process.pid, succession.describe())
         succession.carry_over()  # for books: what a counter says that nobody has any more
-        return await Process.spawn()
+        return await self._supervisor.spawn()
 
     async def _adopt_ports(self, process, notes):
         hello = process.hello

@@ -4,10 +4,10 @@ It gets the shared memory, wake-up descriptors and port queues from the control 
 channel, runs one pinned worker thread a CPU, and answers requests between them. When the control
 process dies it goes on forwarding and waits on its adoption socket for the next one.
 
-    python -m dpu_runtime.plane.dataplane CHANNEL_FD
+    python -m dpu_runtime.plane.dataplane CHANNEL_FD [NAME ...]
 
 Compiles (or loads from the cache) before it says it is ready, so a standby process takes over in
-milliseconds.
+milliseconds. It has the stages and tasks NAME, and those whose machine code is there already.
 """
 
 import contextlib
@@ -38,11 +38,12 @@ PASS_TIMEOUT_S = 5.0  # every worker passes an epoch within this
 class DataPlane(Ownership):
     """The process's state: workers, ports, and the channel to the control process."""
 
-    def __init__(self, sock, tsc_hz, guard):
+    def __init__(self, sock, prepared):
         super().__init__()
         self.sock = sock
-        self.guard = guard
-        self.tsc_hz = tsc_hz
+        self.guard = prepared.guard
+        self.tsc_hz = prepared.tsc_hz
+        self.entries = prepared.entries
         self.listener = None
         self.listener_path = None
         self.shared = None
@@ -148,7 +149,8 @@ class DataPlane(Ownership):
     def do_hello(self, _message, _fds):
         """Say who is running and what it has mapped, with memory and wake-up descriptors: for adoption."""
         reply = {"ok": True, "pid": os.getpid(), "ports": sorted(self.ports), "cpus": self.cpus}
-        return reply | {"regions": self.shared.told()}, [self.shared_fd, *self.kicks]
+        reply |= {"entries": self.entries, "regions": self.shared.told()}
+        return reply, [self.shared_fd, *self.kicks]
 
     def do_get_port(self, message, _fds):
         """Hand out a port's queues, or the snapshot of its rings."""
@@ -317,12 +319,13 @@ def main():
     from dpu_runtime.plane.worker_thread import prepare  # noqa: PLC0415
 
     started = time.monotonic()
-    tsc_hz, guard = prepare()
+    prepared = prepare(sys.argv[2:])
+    ready = {"ready": os.getpid(), "prepare_s": round(time.monotonic() - started, 3)}
     try:
-        channel.send(sock, {"ready": os.getpid(), "prepare_s": round(time.monotonic() - started, 3)})
+        channel.send(sock, ready | {"entries": prepared.entries, "failed": prepared.failed})
     except channel.ChannelClosedError:
         return
-    plane = DataPlane(sock, tsc_hz, guard)
+    plane = DataPlane(sock, prepared)
     try:
         plane.serve()
     finally:

@@ -57,24 +57,31 @@ class Stages:
         self._states = {}  # (function name, hook or None) -> Lent
         self._places = {}  # stage name -> words of a program
 
-    def jobs(self):
-        """What is to be compiled of them."""
-        made = [
-            Job(name, load(stage.entry), stage_types(self._burst, self.state(name)))
-            for name, stage in self._stages.items()
-        ]
-        for name, (function, task) in self._tasks.items():
-            made.append(Job(name, load(task.entry), stage_types(self._burst, self._state(function, None))))
-        return made
+    def jobs(self, wanted):
+        """What is to be compiled: stages and tasks that are wanted, and those on disk already.
 
-    def load(self, but=()):
-        """Load or compile every stage and task there is, but for those named."""
-        for name in self._stages:
-            if name not in but:
-                self.place(name)
-        for name in self._tasks:
-            if name not in but:
-                self.task(name)
+        Returns ([Job], {name: text of the error} of those that are wanted and cannot even be imported).
+        """
+        jobs, failed = [], {}
+        for name in (*self._stages, *self._tasks):
+            try:
+                job = Job(name, self._entry(name), stage_types(self._burst, self.state(name)))
+            except Exception as error:  # another package's: its module, or what makes its state
+                failed |= {name: f"{type(error).__name__}: {error}"} if name in wanted else {}
+                continue
+            if name in wanted or job.is_done():
+                jobs.append(job)
+        return jobs, failed
+
+    def load(self, names):
+        """Load or compile these stages and tasks; returns {name: text of the error} of those that fail."""
+        failed = {}
+        for name in names:
+            try:
+                (self.task if name in self._tasks else self.place)(name)
+            except Exception as error:  # of the compiler, or of another form
+                failed[name] = f"{type(error).__name__}: {error}"
+        return failed
 
     def place(self, name):
         """Words of a program for a stage, the addresses of machine code, state and counters; and its WANTS_*.
@@ -88,7 +95,7 @@ class Stages:
             row = counters[function.stages.index(stage)]
             wanted = sum(WANTS[word] for word in stage.reads)
             self._places[name] = (
-                (stage_address(load(stage.entry), self._burst, state), lent_address(state), row.ctypes.data),
+                (stage_address(self._entry(name), self._burst, state), lent_address(state), row.ctypes.data),
                 wanted,
             )
         return self._places[name]
@@ -99,16 +106,21 @@ class Stages:
 
     def task(self, name):
         """Words of `tasks` for the task `name`."""
-        function, task = self._tasks[name]
-        state = self._state(function, None)
+        state, (_, task) = self.state(name), self._tasks[name]
         return (
-            stage_address(load(task.entry), self._burst, state),
+            stage_address(self._entry(name), self._burst, state),
             lent_address(state),
             task.every_ms * NS_PER_MS,
         )
 
+    def _entry(self, name):
+        one = self._tasks[name][1] if name in self._tasks else self._stages[name]
+        return load(one.entry)
+
     def state(self, name):
-        """State of the stage `name`, lent."""
+        """State of a stage or task, lent."""
+        if name in self._tasks:
+            return self._state(self._tasks[name][0], None)
         return self._state(self._functions[name], self._stages[name].hook)
 
     def _state(self, function, hook):

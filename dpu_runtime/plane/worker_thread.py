@@ -12,6 +12,7 @@ import select
 import sys
 import threading
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -124,11 +125,10 @@ class WorkerThread:
         load_drivers(self.worker.io, self.burst, self._shared)
 
     def jobs(self):
-        """What is compiled beside the loop: front and back, drivers, stages and tasks."""
+        """What is compiled beside the loop and the stages: front and back, drivers."""
         return [
             *fused_jobs(self.burst, self.frame),
             *driver_jobs(self.worker.io, self.burst, self._shared),
-            *self.stages.jobs(),
         ]
 
     def start(self):
@@ -241,10 +241,19 @@ def _say(number, total, name):
     print(f"compiling {number} of {total}: {name}", file=sys.stderr, flush=True)
 
 
-def prepare():
+class Prepared(NamedTuple):
+    """What a process has before it gets memory and ports."""
+
+    tsc_hz: int  # rate of the time-stamp counter
+    guard: MemoryGuard  # of guests' memory
+    entries: list  # names of the stages and tasks that are loaded
+    failed: dict  # {name: text of the error} of what was to be compiled and is not
+
+
+def prepare(wanted=()):
     """Load or compile the worker loop: runs it once, over memory of its own, with STOP set.
 
-    Returns the rate of the time-stamp counter in Hz, and the guard of guests' memory.
+    wanted  names of stages and tasks whose machine code is to be made; what is on disk is loaded as well
     """
     shared = SharedState.create()
     shared.control[Control.STOP] = 1
@@ -252,18 +261,21 @@ def prepare():
     worker = WorkerThread(shared, 0, 0, kick)
     loop = worker.worker, worker.burst
     queue = shared.xdp_queues, 0, 0, *(getattr(shared, name) for name in POOL_ARRAYS)
+    of_functions, failed = worker.stages.jobs(wanted)
     jobs = [
         Job("worker", run_worker, types_of(*loop)),
         *worker.jobs(),
+        *of_functions,
         Job("start_queue", start_queue, types_of(*queue)),
         Job("on_sigbus", on_sigbus),
         Job("cycles", _read_cycles),
     ]
-    failed = compile_all(jobs, _say)
+    failed |= compile_all(jobs, _say)
+    worker.load()
+    failed |= worker.stages.load([job.name for job in of_functions if job.name not in failed])
     for name, error in failed.items():
         log.error("%s does not compile: %s", name, error)
-    worker.load()
-    worker.stages.load(but=failed)
+    entries = [job.name for job in of_functions if job.name not in failed]
     run_worker(*loop)
     start_queue(*queue)
     guard = MemoryGuard()
@@ -271,4 +283,4 @@ def prepare():
     worker.close()
     os.close(kick)
     os.close(shared.fd)
-    return tsc_hz(), guard
+    return Prepared(tsc_hz(), guard, entries, failed)

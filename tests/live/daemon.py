@@ -19,6 +19,7 @@ from dpu_runtime.plane.shared import BALANCE_IN
 from tests.wires import open_wire
 
 ROOT = Path(__file__).resolve().parents[2]
+OTHER_PACKAGE = ROOT / "tests" / "live" / "other_package"  # a function of another package, as it is installed
 MARK = "DPU_TEST_LIVE"  # environment variable that all processes of one daemon inherit
 PING_INTERVAL_S = 0.02
 START_TIMEOUT_S = 300.0  # a first start compiles
@@ -130,6 +131,17 @@ class LiveDaemon:
             timeout=120,
             check=False,
             **options,
+        )
+
+    def popen(self, *words):
+        """Start `dpu WORDS`."""
+        return subprocess.Popen(
+            dpu_command("--socket", self.socket, *words),
+            cwd=ROOT,
+            env=environment(PYTHONPATH=self._path(ROOT)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def status(self):

@@ -5,18 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.daemon import Container, wait_until
+from tests.live.daemon import OTHER_PACKAGE, Container, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("iproute2", "iputils-ping")]
-
-PACKAGE = Path(__file__).parent / "other_package"
 
 
 @pytest.fixture
 def daemon(new_daemon, tmp_path):
     """One that finds the package, as an installer would leave it."""
     made = new_daemon()
-    made.path = [shutil.copytree(PACKAGE, tmp_path / "site")]
+    made.path = [shutil.copytree(OTHER_PACKAGE, tmp_path / "site")]
     return made.start(standby=False)
 
 

@@ -50,7 +50,7 @@ class MemoryDevice:
             self.fail[text] -= 1
             raise PortError(name or "none", text.split()[0], errno.EBUSY)
 
-    async def start(self):
+    async def start(self, config):
         self._called("start")
         self.running = True
 

@@ -123,7 +123,7 @@ def test_configuration_that_the_device_refuses_ends_the_start(tmp_path):
 def test_stop_while_starting(tmp_path):
     device = MemoryDevice()
 
-    async def never():
+    async def never(_config):
         await asyncio.Event().wait()
 
     device.start = never
@@ -205,7 +205,7 @@ def test_what_cannot_be_taken_over_goes_on_and_is_still_known(tmp_path, refused)
     assert state.load() == config
 
 
-async def not_adopted():
+async def not_adopted(_config):
     raise NotAdoptedError("data plane 7 goes on")
 
 

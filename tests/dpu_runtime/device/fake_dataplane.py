@@ -1,4 +1,4 @@
-"""A data plane without packets, for tests of the supervisor: python fake_dataplane.py FD.
+"""A data plane without packets, for tests of the supervisor: fake_dataplane.py -m MODULE FD [NAME ...].
 
 The file FAKE_PLAN has a word for each process that starts, taken from its front: `well` (also when there
 is none), `die` before it is ready, or `slow`, which never gets ready.
@@ -28,8 +28,11 @@ def main():
         sys.exit(3)
     if word == "slow":
         time.sleep(60)
-    sock = socket.socket(fileno=int(sys.argv[-1]))
-    channel.send(sock, {"ready": os.getpid(), "prepare_s": 0.0})
+    sock = socket.socket(fileno=int(sys.argv[3]))
+    ready = {"ready": os.getpid(), "prepare_s": 0.0}
+    failed = {name: "line 7: no" for name in sys.argv[4:] if name.startswith("bad")}
+    entries = [name for name in sys.argv[4:] if name not in failed]
+    channel.send(sock, ready | {"entries": entries, "failed": failed})
     before = []
     while True:
         try:

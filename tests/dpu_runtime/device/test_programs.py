@@ -9,7 +9,6 @@ from dpu_runtime.device.programs import Programs
 from dpu_runtime.drivers.port import PortError
 from dpu_runtime.function import EGRESS, INGRESS, Function, Stage, Task
 from dpu_runtime.functions.acl.config import AclSettings, RuleConfig
-from dpu_runtime.functions.switch.config import SwitchSettings
 from dpu_runtime.registry import functions
 from tests.functions import toy
 
@@ -23,7 +22,12 @@ class Made:
         self.log = []
         self.refuses = lambda _programs: False
         runtime = WITH_TOY.RuntimeConfig()
-        self.programs = Programs((*functions(), *more), self.request, runtime)
+        self.programs = Programs((*functions(), *more), self.request, self.have, runtime)
+        self.broken = set()
+
+    async def have(self, names):
+        if bad := names & self.broken:
+            raise DataPlaneError(f"{', '.join(bad)} does not compile")
 
     async def request(self, message):
         assert message["do"] == "set_programs"
@@ -57,8 +61,11 @@ class Made:
 
     def settle(self):
         """Say of the other functions that they have no items."""
-        self.run(self.programs.function("switch", {}, SwitchSettings(), self.tables, self.undo))
-        self.run(self.programs.function("mirror", {"mirror": []}, None, self.tables, self.undo))
+        for one in functions():
+            if one.name != "acl" and (one.sections or one.settings):
+                items = {section: [] for section in one.sections}
+                own = one.settings and one.settings()
+                self.run(self.programs.function(one.name, items, own, self.tables, self.undo))
 
     def run(self, coroutine):
         self.log.clear()
@@ -135,6 +142,27 @@ def test_a_port_that_goes_is_in_no_program(made):
     assert made.log == [everywhere([7])]
     made.add(3, "r")
     assert made.log == ["tables", everywhere([3, 7])]
+
+
+def test_a_stage_that_does_not_compile_leaves_all_as_it_is(made):
+    made.add(3)
+    made.broken = {"toy_in"}
+    with pytest.raises(DataPlaneError, match="toy_in does not compile"):
+        made.set({"port": "p"})
+    assert made.log == []
+    with pytest.raises(DataPlaneError, match="toy_in does not compile"):
+        made.add(7, "q", toy=True)
+    assert made.log == []
+    made.add(7, "q")
+    assert made.log == ["tables", everywhere([3, 7])]
+
+
+def test_what_a_configuration_switches_on(made):
+    keys = {"port": [{"name": "p", "kind": "null", "tx_rate": "1mbit"}], "tag": [{"name": "t", "port": "p"}]}
+    assert made.programs.expected(WITH_TOY.Config(**keys)) == {
+        *("switch_admit", "switch", "switch_tags"),
+        *("meter_tx", "toy_in"),
+    }
 
 
 def test_tables_that_are_refused_leave_what_ran(made):

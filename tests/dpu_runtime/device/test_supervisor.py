@@ -3,10 +3,8 @@
 import asyncio
 import os
 import signal
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,66 +12,7 @@ from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError
 from dpu_runtime.device import process as process_module
 from dpu_runtime.device import supervisor as module
 from dpu_runtime.device.supervisor import Supervisor
-
-FAKE = Path(__file__).with_name("fake_dataplane.py")
-TIMEOUT_S = 20.0
-
-
-@pytest.fixture
-def plan(tmp_path, monkeypatch):
-    """Say how the next processes are: `plan("well", "die")`."""
-    command = tmp_path / "python"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
-    command.chmod(0o755)
-    monkeypatch.setattr(process_module, "sys", SimpleNamespace(executable=str(command)))
-    monkeypatch.setattr(module, "RETRY_S", 0.02)
-    monkeypatch.setenv("FAKE_PLAN", str(tmp_path / "plan"))
-    monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[3]))
-
-    def write(*words):
-        (tmp_path / "plan").write_text(" ".join(words))
-
-    write()
-    return write
-
-
-async def until(condition):
-    end = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < end
-        await asyncio.sleep(0.01)
-
-
-def gone(pid):
-    """Whether a process is gone, and not as a zombie."""
-    return not Path(f"/proc/{pid}").exists()
-
-
-def scenario(work, standby=True, restore=None):
-    """Run `work(supervisor, restored)` on a started supervisor, then end it; nothing may be left."""
-
-    async def main():
-        restored = []
-
-        async def note(process):
-            restored.append(process.pid)
-            await process.request({"do": "attach"})
-            if restore is not None:
-                await restore(process, len(restored))
-
-        supervisor = Supervisor(note, standby)
-        await supervisor.start()
-        try:
-            await work(supervisor, restored)
-        finally:
-            pids = [p.pid for p in (supervisor.active, supervisor.standby) if p is not None]
-            await supervisor.stop()
-        assert all(map(gone, pids))
-        assert supervisor.active is supervisor.standby is None
-
-    before = len(os.listdir("/proc/self/fd"))
-    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
-    assert len(os.listdir("/proc/self/fd")) <= before
+from tests.dpu_runtime.device.supervised import gone, scenario, until
 
 
 def test_request_and_refusal(plan):
