@@ -2,10 +2,10 @@
 
 Stages: in memory, the ingress program of a port over a full burst: with ten stages that do nothing, with the
         same ten installed and off, and without them. In a daemon they would do something besides.
-Switch: the host programs of bench/host_programs.py send 64 B packets at --rate at most through two vhost-user ports;
-        meanwhile `mirror` is switched on for the sender's port, to a null port, and off again, `size` times.
-CPUs:   sender and receiver on CPU 0, the worker on CPU 1; the commands take from both, so that less than --rate
-        is sent. The rings have room for the packets of the time in which a process has no CPU.
+Switch: the host programs of bench/host_programs.py send 64 B packets through two vhost-user ports; meanwhile
+        `mirror` is switched on for the sender's port, to a null port, and off again, `size` times.
+CPUs:   sender and receiver on CPU 0, the worker on CPU 1. The commands take from both, so that less is
+        sent than --rate. The rings have room for the packets of the time in which a process has no CPU.
 Checks: each time copies were made; nothing is dropped but copies; what arrives is what was sent.
 Not:    a stage that nobody compiled yet: a process beside the one that runs does that first.
 """
