@@ -69,7 +69,8 @@ class Worker:
 
 class Plane(DataPlane):
     def __init__(self, sock):
-        super().__init__(sock, 10**9, SimpleNamespace(event_fd=os.eventfd(0)))
+        guard = SimpleNamespace(event_fd=os.eventfd(0))
+        super().__init__(sock, SimpleNamespace(tsc_hz=10**9, guard=guard, entries=[]))
 
     def _make_workers(self):
         self.workers = [Worker(self.shared, number) for number in range(len(self.cpus))]
