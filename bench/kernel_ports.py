@@ -187,6 +187,7 @@ def _easy(program, contenders, seconds):
         EASY_REPEATS,
     )
     for name, counts in taken.items():
+        assert all(count.frames for count in counts), f"{name}: no packet of {EASY_OCTETS} octets arrived"
         lost = [count.total_sent - count.total_frames for count in counts]
         yield results.result(f"{EASY_OCTETS} B, {EASY_RATE // 1000} kpps: {name}, lost", "packets", lost)
 

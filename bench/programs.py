@@ -43,18 +43,22 @@ def burst_ns(device, bursts, ns):
     return spent * ns / bursts
 
 
-def stages(repeats, bursts=BURSTS):
-    """What ten more stages cost a burst, on and off."""
+def devices():
+    """Devices in memory: without more stages, with them installed, and with them on."""
     more = idle_functions(MORE_STAGES)
     names = [stage.name for function in more for stage in function.stages]
-    devices = {
+    return {
         "without": InMemory(on=()),
         "off": InMemory(on=(), more=more),
         "on": InMemory(on=names, more=more),
     }
+
+
+def stages(repeats, bursts=BURSTS):
+    """What ten more stages cost a burst, on and off."""
     ns = 1e9 / tsc_hz()
     taken = results.alternate(
-        {name: partial(burst_ns, device, bursts, ns) for name, device in devices.items()}, repeats
+        {name: partial(burst_ns, device, bursts, ns) for name, device in devices().items()}, repeats
     )
     for name in ("on", "off"):
         extra = [
@@ -63,7 +67,7 @@ def stages(repeats, bursts=BURSTS):
         yield results.result(f"{MORE_STAGES} more stages, {name}", "ns a burst", extra)
 
 
-def switch(dpu, pair, times):
+def switch(dpu, times):
     """Switch `mirror` on and off; returns (ms of each command that did, ms of each that undid it)."""
     on, off = [], []
     for _ in range(times):
@@ -95,18 +99,17 @@ def run(size, rate=RATE, repeats=results.REPEATS, bursts=BURSTS):
         options = ("-n", "-u", 0, "-s", FRAME_OCTETS, "-r", rate, "-q", RING_ENTRIES)
         pair = stack.enter_context(HostPair(program, sockets, PROGRAM_CPU, *options))
         pair.wait_ready()
-        on, off = switch(dpu, pair, size)
+        on, off = switch(dpu, size)
         counted, total, _ = pair.stop()
         check(counted, total)
         drops = settled_stats(dpu.call)["drops"]
     assert set(drops) <= {"mirror_no_room"}, f"packets were dropped: {drops}"
-    name = "mirror"
     return [
         *made,
-        results.result(f"{name}: packets lost in {size} times on and off", "packets", [total.lost]),
-        results.result(f"{name}: packets sent", "Mpps", [counted.frames / counted.seconds / 1e6]),
-        results.result(f"{name}: command to switch on", "ms", on),
-        results.result(f"{name}: command to switch off", "ms", off),
+        results.result(f"mirror: packets lost in {size} times on and off", "packets", [total.lost]),
+        results.result("mirror: packets sent", "Mpps", [counted.frames / counted.seconds / 1e6]),
+        results.result("mirror: command to switch on", "ms", on),
+        results.result("mirror: command to switch off", "ms", off),
     ]
 
 

@@ -60,6 +60,11 @@ class Sample:
     stolen_percent: float
 
     @property
+    def arrived(self):
+        """Whether a packet arrived."""
+        return self.counted.frames > 0
+
+    @property
     def gbit(self):
         """Gbit/s of payload."""
         return self.counted.octets * 8 / self.counted.seconds / 1e9

@@ -146,7 +146,5 @@ PORT_SPOOF_CHECK = 128  # the source MAC must be `mac`
 PORT_RX_GRO = 256  # comes without GRO of its own: merge
 PORT_TRUNK = 512  # takes only the tags of its row in vlan_allowed
 PORT_RX_OWED = 1024  # hands over owed checksums without a mark: find them
-PORT_RX_METER = 2048  # has a rate limit for what comes in, in `meters`
-PORT_TX_METER = 4096
 
 VLAN_WORDS = 4096 // 64  # vlan_allowed: uint64[PORTS_MAX, VLAN_WORDS], one bit a VLAN ID

@@ -72,9 +72,9 @@ class VhostDpu:
 
     def know_data_plane(self):
         """Have the process that forwards now be the one to end with, should nobody else end it."""
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-        self._pidfd = os.pidfd_open(self.pids[0])
+        former, self._pidfd = self._pidfd, os.pidfd_open(self.pids[0])
+        if former is not None:
+            os.close(former)
 
     def kill(self):
         """Kill the control process, then the data plane; returns when both are gone."""

@@ -18,16 +18,13 @@ class Section:
 
     key    of the configuration: [[key]]
     word   that names of items which were given none are made of, word-1 and so on; also the noun of commands
+    words  its plural
     """
 
     key: str
     model: Any
     word: str
-
-    @property
-    def words(self):
-        """The noun's plural."""
-        return f"{self.word}s"
+    words: str
 
     @functools.cached_property
     def _made_up(self):
@@ -54,10 +51,15 @@ class Section:
                 yield name
 
 
+def _words(function, key):
+    noun = function.nouns.get(key)
+    return (noun.name, noun.many) if noun else (key, f"{key}s")
+
+
 def sections_of(functions):
     """Sections of `functions` in their order."""
     return tuple(
-        Section(key, model, function.nouns[key].name if key in function.nouns else key)
+        Section(key, model, *_words(function, key))
         for function in functions
         for key, model in function.sections.items()
     )

@@ -212,6 +212,7 @@ class Control:
     async def stop(self):
         """Wait for a change that is under way, refuse further ones, take everything down."""
         self._stopping = True
+        self.device.give_up()
         async with self._lock:
             await self.device.stop()
             self._state.clear()

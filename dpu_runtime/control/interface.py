@@ -20,6 +20,9 @@ class Device(Protocol):
     async def take_over(self) -> None:
         """End what `start` began where a data plane of another version runs; all functions are set."""
 
+    def give_up(self) -> None:
+        """Give up what takes long: `stop` is to follow."""
+
     async def stop(self) -> None:
         """Take everything down."""
 

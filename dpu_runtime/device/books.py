@@ -115,7 +115,7 @@ class Books:
 
 def _what(function):
     """What a function has items of, in words, or its name."""
-    return ", ".join(f"{noun.name}s" for noun in function.nouns.values()) or function.name
+    return ", ".join(noun.many for noun in function.nouns.values()) or function.name
 
 
 def _changed(before, after):

@@ -107,6 +107,10 @@ class DpuDevice(Takeover):
         self.functions.map(shared, len(self._cpus), notes)
         self._rows = self._queues.rows = PortRows(shared, self.functions.books)
 
+    def give_up(self):
+        """Give up what takes long: the daemon is about to stop."""
+        self._supervisor.give_up()
+
     async def stop(self):
         """End the data plane and give every port back."""
         await self._interfaces.stop()
@@ -145,6 +149,7 @@ class DpuDevice(Takeover):
     async def add_port(self, port):
         """Make a port and wire it; closed until `open_ports`. Raises PortError, nothing left behind."""
         index = self._free_index(port.name)
+        await self.functions.programs.make_ready_for(port)
         driver = make_driver(port, len(self._cpus), self._umem)
         await asyncio.to_thread(driver.open)
         try:
@@ -224,6 +229,7 @@ class DpuDevice(Takeover):
         if not changed <= FRAME_IN_PLACE | self.functions.in_place:
             return False
         live = self.ports[old.name]
+        await self.functions.programs.make_ready_for(new)
         try:
             await self._change_interface(new, old, changed)
             tables, undo = (functools.partial(self._rewrite, live, config) for config in (new, old))

@@ -111,8 +111,13 @@ class Process:
                 raise
 
     def _exchange(self, message, fds):
-        channel.send(self.sock, message, fds)
-        reply, reply_fds = channel.receive(self.sock)
+        try:
+            channel.send(self.sock, message, fds)
+            reply, reply_fds = channel.receive(self.sock)
+        except channel.ChannelClosedError:
+            with contextlib.suppress(OSError):  # an answer that comes late is not the next one's
+                self.sock.shutdown(socket.SHUT_RDWR)
+            raise
         if not reply.get("ok"):
             raise DataPlaneError(reply.get("error", "refused"))
         return reply, reply_fds

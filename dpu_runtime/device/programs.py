@@ -84,11 +84,15 @@ class Programs:
                 self._ports |= {} if before is None else {index: before}
             raise
 
+    async def make_ready_for(self, config):
+        """Have the machine code that a port needs, before anything is done for it. Raises DataPlaneError."""
+        if not self._awaited:
+            await self._have(self._entries(self._wanted({0: config}, self._is_on)))
+
     async def renew(self, process):
         """Tell a data-plane process that is fresh."""
         self._to_come = False
         if self._there is not None:
-            await self._have(self._entries(self._there))
             await process.request(self._message(self._there))
 
     def expected(self, config):
@@ -120,7 +124,7 @@ class Programs:
             await tables()
             return
         had, wanted = self._there, self._wanted(self._ports, self._is_on)
-        await self._have(self._entries(wanted))  # while all is as it was
+        await self._have(self._entries(wanted))  # before the first table changes
         if had is not None:
             await self._send(_both(had, wanted))
         try:

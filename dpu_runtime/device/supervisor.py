@@ -37,7 +37,10 @@ class Supervisor:
         self._restore = restore
         self._want_standby = standby
         self.expected = frozenset()  # names of stages and tasks that processes are to have from the start
-        self._made = frozenset()  # names of those that are on disk
+        self._made = frozenset()  # names of those that a process of this version has, so they are on disk
+        self._running = frozenset()  # names of those that the data plane had when it was adopted
+        self._making = None  # the start of a process that makes more
+        self._given_up = False
         self.active = None
         self.standby = None
         self.restarts = 0
@@ -60,34 +63,52 @@ class Supervisor:
     def adopt(self, process, standby=None):
         """Go on with a process that runs already; `standby` may be a fresh one, of another version."""
         self.active, self.standby = process, standby
-        self._made |= (standby or process).entries
+        self.expected |= process.entries
+        if standby is None:
+            self._running = process.entries
         self.adopted = True
         self._present.set()
         log.info("adopted data plane %d", process.pid)
         self._watch()
 
     async def have(self, entries):
-        """Have machine code of these stages and tasks on disk: before a data plane is to run them.
+        """Have machine code of these stages and tasks: before a data plane is to run them.
 
-        A fresh process makes it beside those that run, and becomes the standby. Raises DataPlaneError: which
-        does not compile and why, or how the process ended.
+        A fresh process makes it beside those that run, and becomes the standby if there is to be one. Raises
+        DataPlaneError: which does not compile and why, or how the process ended.
         """
-        missing = frozenset(entries) - self._made
+        missing = frozenset(entries) - self._made - self._running
         if not missing:
             return
         names = ", ".join(sorted(missing))
         log.info("making machine code of %s", names)
-        try:
-            process = await self.spawn(missing)
-        except DataPlaneError as error:
-            raise DataPlaneError(f"no machine code of {names}: {error}") from None
+        process = await self._make(missing, names)
         failed = sorted(missing & process.failed.keys())
-        if not failed and self.standby is not None:
-            self.standby, process = process, self.standby
-        await process.end()
         if failed:
+            await process.end()
             why = (f"{name} does not compile: {process.failed[name]}" for name in failed)
             raise DataPlaneError("; ".join(why))
+        self.expected |= missing
+        await self._replace_standby(process)
+
+    async def _make(self, missing, names):
+        try:
+            self._making = asyncio.ensure_future(self.spawn(missing))
+            return await self._making
+        except asyncio.CancelledError:
+            if not self._given_up:
+                raise
+            raise DataPlaneError(f"no machine code of {names}: the daemon is stopping") from None
+        except DataPlaneError as error:
+            raise DataPlaneError(f"no machine code of {names}: {error}") from None
+        finally:
+            self._making = None
+
+    def give_up(self):
+        """Make no more machine code, and let whoever waits for some know."""
+        self._given_up = True
+        if self._making is not None:
+            self._making.cancel()
 
     async def spawn(self, more=frozenset()):
         """Start a process that has the machine code of what is expected, and more."""
@@ -100,7 +121,7 @@ class Supervisor:
         self._watch_standby()
 
     def _watch_standby(self):
-        if self._want_standby and self.standby is None and self._keeper is None:
+        if self._want_standby and self._keeper is None and not self._stopping:
             self._keeper = self._spawn_task(self._keep_standby())
 
     def _take_standby(self):
@@ -110,6 +131,14 @@ class Supervisor:
             self._keeper = None
         process, self.standby = self.standby, None
         return process
+
+    async def _replace_standby(self, process):
+        former = process
+        if self._want_standby and not self._stopping:
+            former, self.standby = self._take_standby(), process
+            self._watch_standby()
+        if former is not None:
+            await former.end()
 
     def _spawn_task(self, coroutine):
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -193,9 +222,9 @@ class Supervisor:
         return gap_ms
 
     async def _exchanged(self, old, prepare, finish):
-        fresh = self._take_standby() or await self.spawn()
-        paused = False
+        fresh, paused = self._take_standby(), False
         try:
+            fresh = fresh or await self.spawn()
             await prepare(fresh)
             self._present.clear()
             await old.answered()
@@ -215,9 +244,9 @@ class Supervisor:
 
     async def _take_back(self, old, fresh, paused):
         """End a process that was not handed everything; the old one goes on."""
-        await fresh.end()
-        if not self._stopping:
-            self._watch_standby()
+        if fresh is not None:
+            await fresh.end()
+        self._watch_standby()
         if self._present.is_set():
             return  # it was not asked anything
         try:

@@ -102,6 +102,7 @@ class Takeover:
         if not self.upgrading:
             return None
         log.warning("data plane %d is of another version; regions %s", process.pid, succession.describe())
+        self._supervisor.expected |= process.entries
         succession.carry_over()  # for books: what a counter says that nobody has any more
         return await self._supervisor.spawn()
 

@@ -32,6 +32,7 @@ from dpu_runtime.plane.ownership import Ownership
 from dpu_runtime.plane.words import Control, WorkerWord
 
 STUCK_CALL_S = 0.1  # between looks for a worker that a driver makes wait
+ERROR_CHARACTERS_MAX = 1000  # of what the compiler says of an entry: all of them go in one message
 PASS_TIMEOUT_S = 5.0  # every worker passes an epoch within this
 
 
@@ -43,7 +44,7 @@ class DataPlane(Ownership):
         self.sock = sock
         self.guard = prepared.guard
         self.tsc_hz = prepared.tsc_hz
-        self.entries = prepared.entries
+        self.entries = set(prepared.entries)
         self.listener = None
         self.listener_path = None
         self.shared = None
@@ -70,6 +71,8 @@ class DataPlane(Ownership):
         for worker in self.workers:
             worker.programs.set(*programs)
         self.programs = programs
+        self.entries.update(name for one in programs[0] for name in one["stages"])
+        self.entries.update(programs[1])
         self._pass_epoch()
         return {"ok": True}, ()
 
@@ -149,7 +152,7 @@ class DataPlane(Ownership):
     def do_hello(self, _message, _fds):
         """Say who is running and what it has mapped, with memory and wake-up descriptors: for adoption."""
         reply = {"ok": True, "pid": os.getpid(), "ports": sorted(self.ports), "cpus": self.cpus}
-        reply |= {"entries": self.entries, "regions": self.shared.told()}
+        reply |= {"entries": sorted(self.entries), "regions": self.shared.told()}
         return reply, [self.shared_fd, *self.kicks]
 
     def do_get_port(self, message, _fds):
@@ -320,9 +323,10 @@ def main():
 
     started = time.monotonic()
     prepared = prepare(sys.argv[2:])
+    failed = {name: text[:ERROR_CHARACTERS_MAX] for name, text in prepared.failed.items()}
     ready = {"ready": os.getpid(), "prepare_s": round(time.monotonic() - started, 3)}
     try:
-        channel.send(sock, ready | {"entries": prepared.entries, "failed": prepared.failed})
+        channel.send(sock, ready | {"entries": prepared.entries, "failed": failed})
     except channel.ChannelClosedError:
         return
     plane = DataPlane(sock, prepared)

@@ -7,7 +7,6 @@ shaper, with room for what a late worker finds at once.
 from dpu_runtime.device.live_port import makes_interface
 from dpu_runtime.functions.book import Book
 from dpu_runtime.functions.meter.limits import burst_behind_shaper, meter_burst
-from dpu_runtime.kernels.layout import PORT_RX_METER, PORT_TX_METER
 from dpu_runtime.kernels.meter.table import RX, TX, clear_meters, write_meter
 
 
@@ -28,7 +27,5 @@ class MeterBook(Book):
         if config.rx_rate is not None:
             burst = burst_behind_shaper if makes_interface(config) else meter_burst
             write_meter(meters[RX], config.rx_rate, burst(config.rx_rate, config.rx_burst))
-            row["flags"] |= PORT_RX_METER
         if config.tx_rate is not None:
             write_meter(meters[TX], config.tx_rate, meter_burst(config.tx_rate, config.tx_burst))
-            row["flags"] |= PORT_TX_METER

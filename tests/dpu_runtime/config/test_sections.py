@@ -5,6 +5,8 @@ import pytest
 from dpu_runtime.config.errors import ConfigError
 from dpu_runtime.config.file import config_toml, parse_config
 from dpu_runtime.config.references import cleared, missing, named, renamed, standing
+from dpu_runtime.config.sections import sections_of
+from dpu_runtime.function import Function, Noun
 from dpu_runtime.registry import functions
 from tests.functions import toy
 
@@ -122,3 +124,12 @@ def test_items_stand_on_each_other(tag):
     items = {"tag": [tag(name="1", rule="r"), tag(name="2", port="b"), tag(name="3", hint="x")]}
     assert [item.name for item in standing(items, there)["tag"]] == ["1", "3"]
     assert there["tag"] == {"1", "3"}
+
+
+def test_a_section_has_the_plural_of_its_noun():
+    nouns = {"tag": Noun("proxy", plural="proxies")}
+    one, two = sections_of(
+        [Function("one", sections={"tag": toy.TagConfig, "box": toy.TagConfig}, nouns=nouns)]
+    )
+    assert (one.word, one.words) == ("proxy", "proxies")
+    assert (two.word, two.words) == ("box", "boxs")

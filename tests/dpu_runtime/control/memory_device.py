@@ -57,6 +57,9 @@ class MemoryDevice:
     async def take_over(self):
         self._called("take over")
 
+    def give_up(self):
+        pass
+
     async def stop(self):
         self.calls.append("stop")
         self.running = False

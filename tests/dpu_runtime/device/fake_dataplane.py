@@ -1,7 +1,7 @@
 """A data plane without packets, for tests of the supervisor: fake_dataplane.py -m MODULE FD [NAME ...].
 
 The file FAKE_PLAN has a word for each process that starts, taken from its front: `well` (also when there
-is none), `die` before it is ready, or `slow`, which never gets ready.
+is none), `die` before it is ready, `late` to be ready, or `slow`, which never gets ready.
 """
 
 import os
@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 from dpu_runtime.plane import channel
+
+DELAYS_S = {"late": 0.5, "slow": 60}
 
 
 def next_word():
@@ -26,8 +28,8 @@ def main():
     word = next_word()
     if word == "die":
         sys.exit(3)
-    if word == "slow":
-        time.sleep(60)
+    if word in DELAYS_S:
+        time.sleep(DELAYS_S[word])
     sock = socket.socket(fileno=int(sys.argv[3]))
     ready = {"ready": os.getpid(), "prepare_s": 0.0}
     failed = {name: "line 7: no" for name in sys.argv[4:] if name.startswith("bad")}

@@ -7,7 +7,7 @@ from dpu_runtime.device.books import Books
 from dpu_runtime.drivers.port import PortError
 from dpu_runtime.functions.acl.config import AclSettings, RuleConfig
 from dpu_runtime.functions.book import Book
-from dpu_runtime.kernels.layout import PORT_DTYPE, PORT_SPOOF_CHECK, PORT_TX_METER, PORTS_MAX
+from dpu_runtime.kernels.layout import PORT_DTYPE, PORT_SPOOF_CHECK, PORTS_MAX
 from dpu_runtime.registry import functions
 from tests.functions import regions, toy
 
@@ -119,7 +119,7 @@ def port(**keys):
 def test_every_book_hears_of_a_port_and_fills_its_row(made):
     row = regions.row()
     made.books.port(3, port(vlan=7, spoof_check=True, tx_rate="1mbit"), row)
-    assert (int(row["vlan"]), int(row["flags"])) == (7, PORT_SPOOF_CHECK | PORT_TX_METER)
+    assert (int(row["vlan"]), int(row["flags"])) == (7, PORT_SPOOF_CHECK)
     heard = []
     for name, book in made.books._books.items():
         book.port = lambda index, config, _row, name=name: heard.append((name, index, config))

@@ -13,7 +13,7 @@ from dpu_runtime.device.live_port import LivePort
 from dpu_runtime.drivers.port import Kind, PortError
 from dpu_runtime.functions.acl.config import AclSettings, RuleConfig
 from dpu_runtime.functions.switch.config import SwitchSettings
-from dpu_runtime.kernels.layout import PORT_RX_METER, PORT_TRUNK, PORT_UP
+from dpu_runtime.kernels.layout import PORT_TRUNK, PORT_UP
 from dpu_runtime.kernels.switch.mac_table import AGEING_TICKS, TICKS_PER_SECOND
 from dpu_runtime.plane.shared import SharedState
 
@@ -69,8 +69,12 @@ class Made(DpuDevice):
         self.asked = []
         self.refuse = ()
         self._supervisor.request = self.functions.programs._request = self.request
+        self.functions.programs._have = self.have
         self._map(SharedState.create(), {})
         self.functions.begin()
+
+    async def have(self, names):
+        """All machine code is there."""
 
     async def request(self, message, fds=()):
         self.asked.append(message["do"])
@@ -116,12 +120,12 @@ def test_settings_are_in_force_from_the_start():
 def test_a_port_has_what_functions_make_of_it(made):
     run(made.add_port(null(trunk=[5], rx_rate="1mbit")))
     row = made.row("p")
-    assert int(row["flags"]) & (PORT_TRUNK | PORT_RX_METER | PORT_UP) == PORT_TRUNK | PORT_RX_METER
+    assert int(row["flags"]) & (PORT_TRUNK | PORT_UP) == PORT_TRUNK
     assert made.tables("switch").vlan_allowed[0, 0] == 1 << 5
     made.open_ports()
     assert run(made.update_port(null(trunk=[5], rx_rate="1mbit"), null(vlan=9))) is True
     assert int(row["vlan"]) == 9
-    assert int(row["flags"]) & (PORT_TRUNK | PORT_RX_METER | PORT_UP) == PORT_UP
+    assert int(row["flags"]) & (PORT_TRUNK | PORT_UP) == PORT_UP
     assert made.shared.active_ports[:2].tolist() == [1, 0]
     generation = int(row["generation"])
     run(made.del_port("p"))

@@ -1,11 +1,14 @@
 """Machine code of what is switched on: made beside what runs, by the process that is the next standby."""
 
+import asyncio
 import os
 import signal
 
 import pytest
 
 from dpu_runtime.config.errors import DataPlaneError
+from dpu_runtime.device.process import Process
+from dpu_runtime.device.supervisor import Supervisor
 from tests.dpu_runtime.device.supervised import gone, scenario, until
 
 
@@ -53,6 +56,64 @@ def test_what_does_not_compile_changes_nothing(plan, standby):
         assert restored == [supervisor.active.pid]
 
     scenario(work, standby=standby)
+
+
+def test_it_is_the_standby_where_another_one_was_starting(plan):
+    async def work(supervisor, _restored):
+        assert supervisor.standby is None
+        await supervisor.have({"acl"})
+        assert supervisor.standby.entries == {"acl"}
+        os.kill(supervisor.active.pid, signal.SIGKILL)
+        await until(lambda: supervisor.restarts == 1)
+        assert supervisor.active.entries == {"acl"}
+        await until(lambda: supervisor.standby)
+        assert supervisor.standby.entries == {"acl"}, "those that come later have it too"
+
+    plan("well", "slow")
+    scenario(work)
+
+
+def test_the_active_one_dies_meanwhile(plan):
+    async def work(supervisor, restored):
+        await until(lambda: supervisor.standby)
+        active, standby = supervisor.active, supervisor.standby
+        plan("late")
+        making = asyncio.create_task(supervisor.have({"acl"}))
+        await until(lambda: supervisor._making)
+        os.kill(active.pid, signal.SIGKILL)
+        await until(lambda: supervisor.active is standby)
+        assert restored == [active.pid, standby.pid], "the take-over does not wait for the compiler"
+        await making
+        assert supervisor.standby.entries == {"acl"}
+
+    scenario(work)
+
+
+def test_a_daemon_that_stops_does_not_wait_for_it(plan):
+    async def work(supervisor, _restored):
+        plan("slow")
+        making = asyncio.create_task(supervisor.have({"acl"}))
+        await until(lambda: supervisor._making)
+        supervisor.give_up()
+        with pytest.raises(DataPlaneError, match=r"^no machine code of acl: the daemon is stopping"):
+            await making
+
+    scenario(work, standby=False)
+
+
+def test_what_an_adopted_one_has_is_there_and_its_successor_has_it_too(plan):
+    async def main():
+        before = await Process.spawn({"acl"})
+        supervisor = Supervisor(None)
+        supervisor.adopt(before)
+        plan("die")
+        await supervisor.have({"acl"})
+        plan()
+        await until(lambda: supervisor.standby)
+        assert supervisor.standby.entries == {"acl"}
+        await supervisor.stop()
+
+    asyncio.run(main())
 
 
 def test_what_is_expected_is_there_from_the_start(plan):

@@ -1,11 +1,13 @@
 """The channel to a data-plane process: requests that are cancelled, and nobody at the other end."""
 
 import asyncio
+import contextlib
 import os
 import socket
 
 import pytest
 
+from dpu_runtime.config.errors import DataPlaneGoneError
 from dpu_runtime.device.process import Process
 from dpu_runtime.plane import channel
 
@@ -44,6 +46,23 @@ def test_a_cancelled_request_is_answered_before_the_next(cancels):
     before = len(os.listdir("/proc/self/fd"))
     asyncio.run(asyncio.wait_for(main(), 20))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_answer_that_comes_late_is_not_the_next_ones():
+    async def main():
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(0.05)
+        process = Process(os.getpid(), ours)
+        with pytest.raises(DataPlaneGoneError):
+            await process.request({"do": "first"})
+        with contextlib.suppress(OSError):
+            theirs.send(b'{"ok": true, "answers": "first"}')
+        with pytest.raises(DataPlaneGoneError):
+            await process.request({"do": "second"})
+        process.close()
+        theirs.close()
+
+    asyncio.run(main())
 
 
 def test_nobody_to_adopt(tmp_path):

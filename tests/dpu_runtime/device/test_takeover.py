@@ -33,6 +33,7 @@ class Running:
     """A data plane that runs, with null ports `n0` and `n1`; `fail` says what it does at a request."""
 
     pid = 4711
+    entries = frozenset({"acl_ingress"})
 
     def __init__(self, wanted=None):
         self.shared = SharedState.create(WORKERS, wanted)
@@ -81,6 +82,7 @@ class Watching:
 
     def __init__(self, _restore, standby):
         self.fresh = Fresh()
+        self.expected = frozenset()
         self.active = self.standby = None
         self.adopted = False
 

@@ -30,6 +30,7 @@ class Worker:
         self.ports = {}
         self.stuck = None
         self.deaf = False
+        self.programs = SimpleNamespace(set=lambda programs, tasks: None)
         self.thread = threading.Thread(target=self._run, daemon=True)
         MADE.append(self)
 
@@ -115,6 +116,14 @@ def plane(make):
 def start(plane):
     assert plane.ask("own")["ok"]
     assert plane.ask("start", adopt_path=plane.path)["ok"]
+
+
+def test_what_it_has_machine_code_of_is_said_to_the_next_control_process(plane):
+    assert plane.ask("hello")["entries"] == []
+    programs = [{"hook": "ingress", "stages": ["b", "a"], "ports": [0]}]
+    assert plane.ask("set_programs", programs=programs, tasks=["t"])["ok"]
+    assert plane.ask("set_programs", programs=[])["ok"]
+    assert plane.ask("hello")["entries"] == ["a", "b", "t"]
 
 
 def running(count):

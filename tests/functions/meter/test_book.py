@@ -9,7 +9,6 @@ from dpu_runtime.functions.meter import FUNCTION
 from dpu_runtime.functions.meter.book import MeterBook, active
 from dpu_runtime.functions.meter.limits import burst_behind_shaper, meter_burst, shaper_burst, shaper_queue
 from dpu_runtime.functions.meter.shaper import wire
-from dpu_runtime.kernels.layout import PORT_RX_METER, PORT_TX_METER, PORT_UP
 from dpu_runtime.kernels.meter.table import METER_WORDS, RX, TX, WORD_PAID, write_meter
 from tests.functions import regions
 
@@ -36,23 +35,18 @@ def words(rate, burst):
 
 
 def put(book, port, index=3):
-    row = regions.row()
-    row["flags"] = PORT_UP
-    book.port(index, port, row)
-    return int(row["flags"]) & ~PORT_UP, book.tables.meters[index].tolist()
+    book.port(index, port, regions.row())
+    return book.tables.meters[index].tolist()
 
 
-def test_limits_become_rows_and_flags(book):
-    flags, rows = put(book, null(rx_rate=5 * MBIT, tx_rate="7mbit", tx_burst=100_000))
-    assert flags == PORT_RX_METER | PORT_TX_METER
+def test_limits_become_rows(book):
+    rows = put(book, null(rx_rate=5 * MBIT, tx_rate="7mbit", tx_burst=100_000))
     assert rows[RX] == words(5 * MBIT, meter_burst(5 * MBIT, None))
     assert rows[TX] == words(7 * MBIT, 100_000)
-    assert put(book, null())[0] == 0
-    assert put(book, null(tx_rate=MBIT))[0] == PORT_TX_METER
 
 
 def test_a_meter_behind_a_shaper_has_room_for_what_the_shaper_lets_through(book):
-    _, rows = put(book, tap(rx_rate=5 * MBIT, tx_rate=5 * MBIT))
+    rows = put(book, tap(rx_rate=5 * MBIT, tx_rate=5 * MBIT))
     assert rows[RX] == words(5 * MBIT, burst_behind_shaper(5 * MBIT, None))
     assert rows[TX] == words(5 * MBIT, meter_burst(5 * MBIT, None))
 
