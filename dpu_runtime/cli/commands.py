@@ -17,13 +17,23 @@ from dpu_runtime.config.errors import ConfigError, DaemonError, Problem, RpcErro
 
 def run(args):
     """Run the daemon until it is told to stop."""
+    from dpu_runtime.plane.child import Child  # noqa: PLC0415
+
+    child = Child()  # it loads the compiler while this process reads its configuration
+    try:
+        _run(args, child)
+    finally:
+        child.end()
+
+
+def _run(args, child):
     from dpu_runtime.config.errors import ApplyError  # noqa: PLC0415
     from dpu_runtime.config.file import load_config  # noqa: PLC0415
     from dpu_runtime.control import daemon  # noqa: PLC0415  (heavy)
 
     config = load_config(args.config) if args.config else None
     try:
-        daemon.run(config, args.given_socket and args.daemon_socket, args.perf_map)
+        daemon.run(config, args.given_socket and args.daemon_socket, args.perf_map, child)
     except ApplyError as error:
         raise DaemonError(str(error)) from None
 

@@ -9,6 +9,7 @@ differs is reported, and applied when `dpu apply` says so.
 """
 
 import asyncio
+import functools
 import importlib
 import logging
 import signal
@@ -205,16 +206,17 @@ def _with_runtime(config, keys):
     return config.model_copy(update={"runtime": runtime})
 
 
-def run(config=None, socket=None, perf_map=False):
+def run(config=None, socket=None, perf_map=False, child=None):
     """Run the daemon on this machine's device; returns when it was told to stop. Raises DaemonError.
 
     socket, perf_map  instead of what the configuration says, when given
+    child             a data-plane process that was started already
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     device = importlib.import_module("dpu_runtime.device.device")  # opens /dev/net/tun and more, only here
 
     async def main():
-        await Daemon(device.DpuDevice, config, socket, perf_map).run()
+        await Daemon(functools.partial(device.DpuDevice, child=child), config, socket, perf_map).run()
 
     try:
         asyncio.run(main())

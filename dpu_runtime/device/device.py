@@ -56,9 +56,9 @@ def _alone(method):
 
 
 class DpuDevice(Takeover):
-    """The device of `runtime`, a RuntimeConfig."""
+    """The device of `runtime`, a RuntimeConfig; `child` is a data-plane process that was started already."""
 
-    def __init__(self, runtime):
+    def __init__(self, runtime, child=None):
         super().__init__()
         self.runtime = runtime
         self.shared = None
@@ -72,7 +72,7 @@ class DpuDevice(Takeover):
         self._tasks = []  # that run as long as the device does
         self._profiler = Profiler()
         self._adopt_path = str(Path(runtime.state_dir) / ADOPT_SOCKET)
-        self._supervisor = Supervisor(self._restore, standby=runtime.standby)
+        self._supervisor = Supervisor(self._restore, runtime.standby, child)
         self.functions = Functions(self._supervisor.request, self._supervisor.have, runtime)
         self._queues = PortQueues(self.ports, self._supervisor.request)
         self._interfaces = InterfaceWatch(self, self._queues)

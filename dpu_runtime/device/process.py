@@ -10,10 +10,10 @@ import logging
 import os
 import signal
 import socket
-import sys
 
 from dpu_runtime.config.errors import DataPlaneError, DataPlaneGoneError
 from dpu_runtime.plane import channel
+from dpu_runtime.plane.child import Child
 
 log = logging.getLogger("dpu.supervisor")
 
@@ -32,6 +32,7 @@ class Process:
     def __init__(self, pid, sock, entries=()):
         self.entries = frozenset(entries)
         self.failed = {}
+        self.child = None  # subprocess.Popen of one that was spawned
         self.pid = pid
         self.sock = sock
         self.pidfd = os.pidfd_open(pid)
@@ -39,41 +40,29 @@ class Process:
         self._gone = None  # the future that `exited` awaits
 
     @classmethod
-    async def spawn(cls, wanted=()):
-        """Start a process and wait until its machine code is there, that of stages and tasks `wanted` too."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    async def spawn(cls, wanted=(), child=None):
+        """Start a process and wait until its machine code is there, that of stages and tasks `wanted` too.
+
+        child  one that was started already, or None
+        """
+        child = child or Child()
         try:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "dpu_runtime.plane.dataplane",
-                str(theirs.fileno()),
-                *sorted(wanted),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        except BaseException:  # cancelled, or no memory for a process
-            ours.close()
+            process = cls(child.process.pid, child.sock)
+        except OSError:
+            child.end()
             raise
-        finally:
-            theirs.close()
-        process = cls(child.pid, ours)
-        process.child = child
-        ours.settimeout(READY_TIMEOUT_S)
+        process.child, child.taken = child.process, True
+        process.sock.settimeout(READY_TIMEOUT_S)
         try:
-            ready, _ = await asyncio.to_thread(channel.receive, ours)
+            channel.send(process.sock, {"prepare": sorted(wanted)})
+            ready, _ = await asyncio.to_thread(channel.receive, process.sock)
         except channel.ChannelClosedError as error:
-            process.kill()  # it may hang rather than be gone
-            process.close()
-            code = await child.wait()
+            code = await process.killed()  # it may hang rather than be gone
             raise DataPlaneError(f"data plane did not start (exit code {code}): {error}") from None
         except asyncio.CancelledError:
-            process.kill()
-            process.close()
-            await child.wait()
+            await process.killed()
             raise
-        ours.settimeout(REQUEST_TIMEOUT_S)
+        process.sock.settimeout(REQUEST_TIMEOUT_S)
         process.prepare_s = ready["prepare_s"]
         process.entries, process.failed = frozenset(ready["entries"]), ready["failed"]
         return process
@@ -149,6 +138,14 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
+    async def killed(self):
+        """Kill the process and forget it; returns the exit code of one that was spawned."""
+        self.kill()
+        await self.exited()
+        code = self.child.wait() if self.child is not None else None
+        self.close()
+        return code
+
     async def end(self):
         """Have a process end that is told to, or that nobody else can reach; wait for it and forget it."""
         self.sock.close()  # a standby ends on this
@@ -156,16 +153,13 @@ class Process:
             await asyncio.wait_for(self.exited(), END_TIMEOUT_S)
         except TimeoutError:
             log.error("data plane %d does not end; killed", self.pid)
-            self.kill()
-            await self.exited()
-        child = getattr(self, "child", None)
-        if child is not None:
-            await child.wait()
-        self.close()
+        await self.killed()
 
     def close(self):
         """Forget the process."""
         self.sock.close()
+        if self.child is not None:
+            self.child.poll()  # one that is gone is no zombie for long
         if self.pidfd >= 0:
             self._is_gone()
             os.close(self.pidfd)

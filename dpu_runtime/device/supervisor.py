@@ -31,10 +31,13 @@ class Supervisor:
     """Keeps one active data plane running.
 
     restore   coroutine function(process): hands everything that runs to a fresh process
+    standby   have a second one wait
+    child     a process that was started already, for the first that is needed
     """
 
-    def __init__(self, restore, standby=True):
+    def __init__(self, restore, standby=True, child=None):
         self._restore = restore
+        self._child = child
         self._want_standby = standby
         self.expected = frozenset()  # names of stages and tasks that processes are to have from the start
         self._made = frozenset()  # names of those that a process of this version has, so they are on disk
@@ -66,6 +69,8 @@ class Supervisor:
         self.expected |= process.entries
         if standby is None:
             self._running = process.entries
+        if self._child is not None and not self._want_standby:
+            self._child.end()
         self.adopted = True
         self._present.set()
         log.info("adopted data plane %d", process.pid)
@@ -112,7 +117,8 @@ class Supervisor:
 
     async def spawn(self, more=frozenset()):
         """Start a process that has the machine code of what is expected, and more."""
-        process = await Process.spawn(self.expected | more)
+        child, self._child = self._child, None
+        process = await Process.spawn(self.expected | more, child)
         self._made |= process.entries
         return process
 
@@ -196,8 +202,7 @@ class Supervisor:
         except Exception as error:  # whatever it is, without another attempt nothing would ever run again
             _log_failure("no data plane", error)
             if replacement is not None:
-                replacement.kill()
-                replacement.close()
+                await replacement.killed()
             return False
         self._present.set()
         return True

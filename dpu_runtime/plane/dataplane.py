@@ -4,10 +4,10 @@ It gets the shared memory, wake-up descriptors and port queues from the control 
 channel, runs one pinned worker thread a CPU, and answers requests between them. When the control
 process dies it goes on forwarding and waits on its adoption socket for the next one.
 
-    python -m dpu_runtime.plane.dataplane CHANNEL_FD [NAME ...]
+    python -m dpu_runtime.plane.dataplane CHANNEL_FD
 
-Compiles (or loads from the cache) before it says it is ready, so a standby process takes over in
-milliseconds. It has the stages and tasks NAME, and those whose machine code is there already.
+The first message has the names of stages and tasks. It compiles these, or loads them from the cache with all
+that is there already, before it says that it is ready: so a standby process takes over in milliseconds.
 """
 
 import contextlib
@@ -321,8 +321,12 @@ def main():
     sock = socket.socket(fileno=int(sys.argv[1]))
     from dpu_runtime.plane.worker_thread import prepare  # noqa: PLC0415
 
+    try:
+        message, _ = channel.receive(sock)
+    except channel.ChannelClosedError:
+        return  # nobody needs it
     started = time.monotonic()
-    prepared = prepare(sys.argv[2:])
+    prepared = prepare(message["prepare"])
     failed = {name: text[:ERROR_CHARACTERS_MAX] for name, text in prepared.failed.items()}
     ready = {"ready": os.getpid(), "prepare_s": round(time.monotonic() - started, 3)}
     try:

@@ -169,8 +169,24 @@ def test_second_daemon_is_refused(pair):
     second = daemon.spawn(standby=False)
     assert second.wait(30) == 1
     assert f"another daemon (process {first.pid}) uses state directory {daemon.state_dir}" in daemon.log()
+    assert second.pid not in daemon.processes()
+    assert sorted(daemon.processes()) == sorted([first.pid, daemon.data_plane()]), "nor one that it began"
     daemon.process = first
     a.ping(b.ipv4)
+
+
+def test_a_file_that_is_wrong_leaves_no_process(new_daemon):
+    daemon = new_daemon()
+    assert daemon.spawn(config=daemon.config_file("colour = 1")).wait(30) == 1
+    assert daemon.processes() == []
+
+
+def test_one_that_adopts_and_wants_no_standby_has_none(pair):
+    daemon, *_ = pair(standby=False)
+    plane = daemon.data_plane()
+    daemon.kill_control()
+    daemon.start(standby=False)
+    assert sorted(daemon.processes()) == sorted([daemon.process.pid, plane])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -192,7 +208,7 @@ def test_clean_end_leaves_nothing(pair, number):
 def test_end_while_it_starts(new_daemon):
     daemon = new_daemon()
     process = daemon.spawn()
-    assert wait_until(lambda: len(daemon.processes()) > 1, 30)
+    assert wait_until((daemon.state_dir / "dpu.lock").exists, 30)
     assert daemon.stop() == 0
     assert daemon.processes() == []
     assert process.returncode == 0

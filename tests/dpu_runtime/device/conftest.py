@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dpu_runtime.device import process as process_module
 from dpu_runtime.device import supervisor as module
+from dpu_runtime.plane import child
 from tests.dpu_runtime.device.supervised import FAKE
 
 
@@ -16,7 +16,7 @@ def plan(tmp_path, monkeypatch):
     command = tmp_path / "python"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {FAKE} "$@"\n')
     command.chmod(0o755)
-    monkeypatch.setattr(process_module, "sys", SimpleNamespace(executable=str(command)))
+    monkeypatch.setattr(child, "sys", SimpleNamespace(executable=str(command)))
     monkeypatch.setattr(module, "RETRY_S", 0.02)
     monkeypatch.setenv("FAKE_PLAN", str(tmp_path / "plan"))
     monkeypatch.setenv("PYTHONPATH", str(FAKE.parents[3]))

@@ -1,4 +1,4 @@
-"""A data plane without packets, for tests of the supervisor: fake_dataplane.py -m MODULE FD [NAME ...].
+"""A data plane without packets, for tests of the supervisor: fake_dataplane.py -m MODULE FD.
 
 The file FAKE_PLAN has a word for each process that starts, taken from its front: `well` (also when there
 is none), `die` before it is ready, `late` to be ready, or `slow`, which never gets ready.
@@ -31,9 +31,10 @@ def main():
     if word in DELAYS_S:
         time.sleep(DELAYS_S[word])
     sock = socket.socket(fileno=int(sys.argv[3]))
+    wanted = channel.receive(sock)[0]["prepare"]
     ready = {"ready": os.getpid(), "prepare_s": 0.0}
-    failed = {name: "line 7: no" for name in sys.argv[4:] if name.startswith("bad")}
-    entries = [name for name in sys.argv[4:] if name not in failed]
+    failed = {name: "line 7: no" for name in wanted if name.startswith("bad")}
+    entries = [name for name in wanted if name not in failed]
     channel.send(sock, ready | {"entries": entries, "failed": failed})
     before = []
     while True:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,7 @@ def test_what_does_not_compile_changes_nothing(plan, standby):
 
 def test_it_is_the_standby_where_another_one_was_starting(plan):
     async def work(supervisor, _restored):
+        await until(lambda: not Path(os.environ["FAKE_PLAN"]).read_text())  # it has begun
         assert supervisor.standby is None
         await supervisor.have({"acl"})
         assert supervisor.standby.entries == {"acl"}

@@ -80,7 +80,7 @@ class Fresh(Running):
 class Watching:
     """What a Supervisor is to a device that takes over."""
 
-    def __init__(self, _restore, standby):
+    def __init__(self, _restore, standby, child):
         self.fresh = Fresh()
         self.expected = frozenset()
         self.active = self.standby = None
