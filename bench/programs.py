@@ -5,7 +5,7 @@ Stages: in memory, the ingress program of a port over a full burst: with ten sta
 Switch: the host programs of bench/host_programs.py send 64 B packets through two vhost-user ports; meanwhile
         `mirror` is switched on for the sender's port, to a null port, and off again, `size` times.
 CPUs:   sender and receiver on CPU 0, the worker on CPU 1. The commands take from both, so that less is
-        sent than --rate. The rings have room for the packets of the time in which a process has no CPU.
+        sent than --rate; no more packets are under way than half a ring has room for.
 Checks: each time copies were made; nothing is dropped but copies; what arrives is what was sent.
 Not:    a stage that nobody compiled yet: a process beside the one that runs does that first.
 """
@@ -96,7 +96,7 @@ def run(size, rate=RATE, repeats=results.REPEATS, bursts=BURSTS):
         sockets = [str(Path(folder, f"{end}.sock")) for end in ("sender", "receiver")]
         dpu = stack.enter_context(vhost_dpu.VhostDpu(sockets, SWITCH_CPU, folder, vhost_dpu.SWITCHED))
         dpu.call("port.add", name="sink", kind="null")
-        options = ("-n", "-u", 0, "-s", FRAME_OCTETS, "-r", rate, "-q", RING_ENTRIES)
+        options = ("-n", "-b", "-u", 0, "-s", FRAME_OCTETS, "-r", rate, "-q", RING_ENTRIES)
         pair = stack.enter_context(HostPair(program, sockets, PROGRAM_CPU, *options))
         pair.wait_ready()
         on, off = switch(dpu, size)

@@ -10,6 +10,7 @@
  *     -w      sleep in dpu_wait when there is nothing to do       -l FILE latencies, uint32[] in ns: a time in the packet
  *     -q N    descriptors of a ring                               -k MS   longest pause between two reconnections
  *     -L      listen, for a switch that connects                  -n      end on SIGTERM, not after -t
+ *     -b      with -r too never more than WINDOW under way, so that no ring of ours is ever full
  *
  * Prints "ready" with the first packet, "again ..." with the first one after the link was down, and what it counted.
  */
@@ -45,7 +46,7 @@ struct run {
     double seconds, warm_up;
     uint64_t rate;
     uint32_t len, mss;
-    int sleeps, endless;
+    int sleeps, endless, bounded;
     const char *latency_file;
     /* ports; the same one twice in loop-back */
     struct dpu_port *source, *target;
@@ -110,16 +111,20 @@ static int stalled(const struct run *run) {
     return run->time - run->last_arrival > STALL_NS && (run->sleeps || run->empty_polls > EMPTY_POLLS_MIN);
 }
 
-/* How many packets may be sent now. */
+/* How many packets may be sent now, BURST at most, without more than WINDOW under way. */
+static int room(struct run *run) {
+    uint64_t missing = run->all.sent - run->all.octets / (run->len - run->headers);
+    if (missing - run->given_up >= run->window && stalled(run))
+        run->given_up = missing;
+    uint64_t under_way = missing - run->given_up;
+    return under_way >= run->window ? 0 : run->window - under_way < BURST ? (int)(run->window - under_way) : BURST;
+}
+
+/* How many packets are to be sent now. */
 static int due(struct run *run) {
-    if (!run->rate) {
-        uint64_t missing = run->all.sent - run->all.octets / (run->len - run->headers);
-        if (missing - run->given_up >= run->window && stalled(run))
-            run->given_up = missing;
-        uint64_t under_way = missing - run->given_up;
-        return under_way >= run->window ? 0 : run->window - under_way < BURST ? (int)(run->window - under_way) : BURST;
-    }
-    if (run->time < run->next)
+    if (!run->rate)
+        return room(run);
+    if (run->time < run->next || (run->bounded && room(run) < BURST))
         return 0;
     uint64_t slots = (run->time - run->next) / run->interval + 1;
     if (slots > BURST) {
@@ -328,7 +333,7 @@ static int open_ports(struct run *run, char **paths, int count, struct dpu_optio
 
 static void take_options(struct run *run, struct dpu_options *options, int argc, char **argv) {
     int option;
-    while ((option = getopt(argc, argv, "t:u:s:r:m:q:k:l:wLn")) != -1) {
+    while ((option = getopt(argc, argv, "t:u:s:r:m:q:k:l:wLnb")) != -1) {
         if (option == 't') run->seconds = atof(optarg);
         else if (option == 'u') run->warm_up = atof(optarg);
         else if (option == 's') run->len = (uint32_t)atoi(optarg);
@@ -340,6 +345,7 @@ static void take_options(struct run *run, struct dpu_options *options, int argc,
         else if (option == 'w') run->sleeps = 1;
         else if (option == 'L') options->server = 1;
         else if (option == 'n') run->endless = 1;
+        else if (option == 'b') run->bounded = 1;
         else exit(2);
     }
     run->headers = ETHERNET_BYTES + IPV4_BYTES + (run->mss ? TCP_BYTES : UDP_BYTES);
