@@ -122,9 +122,12 @@ def models_with(*more):
 
 
 MODELS = {
-    "dpu_runtime.config.file": ("Config", "PortConfig", "KINDS"),
+    "dpu_runtime.config.file": ("Config", "PortConfig", "RuntimeConfig", "KINDS"),
+    "dpu_runtime.control.basis": ("RuntimeConfig",),
     "dpu_runtime.control.control": ("Config",),
-    "dpu_runtime.control.state": ("Config", "PortConfig", "AnyPort"),
+    "dpu_runtime.control.plan": ("Config",),
+    "dpu_runtime.control.state": ("Config", "PortConfig", "RuntimeConfig", "AnyPort"),
+    "dpu_runtime.control.words": ("Config",),
 }
 
 
