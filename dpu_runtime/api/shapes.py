@@ -79,19 +79,27 @@ class ApplyParams(Shape):
     dry_run: bool = Field(False, description="only say what would change")
 
 
-class Done(Shape):
+class Change(Shape):
+    """What a change answers."""
+
+    not_kept: str | None = Field(
+        None, description="why a restart undoes what is in force, such as a full disk; absent: it does not"
+    )
+
+
+class Done(Change):
     """It is done."""
 
     name: str = Field(description="name of what came, went or changed")
 
 
-class Names(Shape):
+class Names(Change):
     """These are done."""
 
     names: list[str] = Field(description="names of the ports; none is fine")
 
 
-class Changes(Shape):
+class Changes(Change):
     """What changed, or would."""
 
     changes: list[str] = Field(description="a line each: + comes, - goes, ~ changes")
