@@ -28,6 +28,8 @@ class Basis:
     def __init__(self, state, config, file=None):
         """file: digest of the configuration file, None without."""
         self._state = state
+        self._given = config
+        self._named = file is not None
         self._problem = None
         self.found = None
         try:
@@ -44,23 +46,29 @@ class Basis:
             log.error("applied, and lost: %s", problem)
         if self._problem or refused:
             log.error("%s has what was applied, for you to look at", self._state.set_aside_running())
-        if self.found is not None and self.applied is None:
-            self._give_way()
+        if self.found is not None:
+            before = _with(self._given, self.found)
+            lines = plan.summary(before, self._given)
+            if lines and self.applied is None:
+                self._give_way(before, lines)
+            elif lines and self._named:
+                log.warning(
+                    "the configuration file says what it said at `dpu apply`, so what was applied is in force"
+                    ", not the file, which differs in %d lines; `dpu apply FILE` makes the file run",
+                    len(lines),
+                )
 
-    def _give_way(self):
-        """The configuration file wins."""
-        before = _with(self.config, self.found)
-        lines = plan.summary(before, self.config)
+    def _give_way(self, before, lines):
+        """The configuration file wins; `lines` is how it differs from `before`, which was applied."""
         for line in lines:
             log.warning("not as it was applied: %s", line)
-        if lines:
-            runtime = RuntimeConfig(**self.found.settings)
-            path = self._state.put_by(config_toml(before.model_copy(update={"runtime": runtime})))
-            log.warning(
-                "the configuration file is another than it was at `dpu apply`: it wins, and what was applied"
-                " is forgotten; `dpu apply %s` makes that run again",
-                path,
-            )
+        runtime = RuntimeConfig(**self.found.settings)
+        path = self._state.put_by(config_toml(before.model_copy(update={"runtime": runtime})))
+        log.warning(
+            "the configuration file is another than it was at `dpu apply`: it wins, and what was applied"
+            " is forgotten; `dpu apply %s` makes that run again",
+            path,
+        )
 
 
 async def forget(state, device):

@@ -109,6 +109,18 @@ def test_what_was_saved_and_applied_is_there_again(lives, end, file, caplog):
     assert "is dropped" not in caplog.text
 
 
+def test_the_log_says_that_the_file_is_not_in_force(lives, caplog):
+    """It may have been edited, applied and set back."""
+    lives.live(applies(APPLIED), file=FILE)
+    lives.live(file=FILE)
+    text = "what was applied is in force, not the file, which differs in 3 lines; `dpu apply FILE` makes"
+    assert text in caplog.text
+    lives.live(applies(FILE), file=FILE)
+    caplog.clear()
+    lives.live(file=FILE)
+    assert "not the file" not in caplog.text
+
+
 def test_comments_and_keys_of_the_restart_do_not_change_a_file(lives):
     lives.live(applies(APPLIED), file=FILE)
     assert names(lives.live(file="# as it was\n" + FILE)) == {"app", "of-app"}
@@ -162,6 +174,33 @@ def test_what_was_applied_goes_on_when_a_data_plane_is_adopted_with_another_file
     assert names(lives.live(file=other)) == {"app", "of-app"}
     assert "not applied: + port new" in caplog.text
     assert names(lives.live(file=other)) == {"new"}
+
+
+def test_a_kill_between_the_two_files_of_an_apply_leaves_one_of_each(lives, monkeypatch, caplog):
+    """What was made at run time is the file's now, and still in runtime.json."""
+
+    async def killed(control):
+        monkeypatch.setattr(StateDir, "keep", lambda *_: None)
+        await control.apply(parse_config(config_toml(control.running)))
+
+    lives.live(adds_port("db"), adds_rule("r", in_port="db"), killed, end="crash of both processes")
+    monkeypatch.undo()
+    for _ in range(2):
+        assert names(lives.live()) == {"db", "r"}
+    assert "is dropped" not in caplog.text
+
+
+def test_a_start_that_is_killed_forgets_nothing(lives, monkeypatch):
+    lives.live(applies(APPLIED + FILE), adds_port("db"), file=FILE)
+
+    async def killed(_self, port):
+        assert port.name != "web"
+
+    monkeypatch.setattr("tests.dpu_runtime.control.memory_device.MemoryDevice.add_port", killed)
+    with pytest.raises(AssertionError):
+        lives.live(file=FILE, end="crash of both processes")
+    monkeypatch.undo()
+    assert names(lives.live(file=FILE)) == {"app", "of-app", "web", "db"}
 
 
 def test_a_port_that_was_applied_and_deleted_stays_deleted(lives):
