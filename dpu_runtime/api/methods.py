@@ -104,6 +104,8 @@ async def _status(api, _params):
         "uptime_s": round(time.monotonic() - api.started, 3),
         "socket": running.runtime.socket,
         "state_dir": running.runtime.state_dir,
+        "applied": api.control.origin.applied is not None,
+        **({"not_kept": api.control.not_kept} if api.control.not_kept else {}),
         **nouns.counted(running),
         "ports": len(_ports(api)),
         "data_plane": api.control.device.status(),

@@ -183,6 +183,10 @@ class Status(Shape):
     uptime_s: float
     socket: str
     state_dir: str
+    applied: bool = Field(
+        description="what was applied comes back after a restart; false: what the file says"
+    )
+    not_kept: str | None = Field(None, description="why a restart undoes changes; absent: it does not")
     ports: int
     data_plane: dict[str, Any] = Field(description="process, workers, versions, start, whether adopted")
 

@@ -133,7 +133,11 @@ MODELS = {
 
 def use(monkeypatch, *more):
     """Have the control surface use `models_with(*more)` for the rest of a test; returns them."""
-    made = models_with(*more)
+    return use_models(monkeypatch, models_with(*more))
+
+
+def use_models(monkeypatch, made):
+    """Have the control surface use `made`, of `models_with`; returns them."""
     for module, names in MODELS.items():
         for name in names:
             monkeypatch.setattr(f"{module}.{name}", getattr(made, name))

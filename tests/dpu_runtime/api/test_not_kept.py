@@ -74,6 +74,7 @@ def test_the_answer_of_a_change_says_that_it_is_not_kept(api, full, tmp_path, na
     full()
     result = call(api, name, params)
     assert result["not_kept"] == f"{tmp_path}/{file}: No space left on device"
+    assert call(api, "status", {})["not_kept"] == result["not_kept"]
     assert "not_kept" not in call(api, "port.show", {})
     full(False)
     assert "not_kept" not in call(api, "rule.add", {**RULE, "name": "later"})
@@ -109,6 +110,7 @@ def test_the_commands_print_it_and_exit_0(tmp_path, full, capsys):
     saved = tmp_path / "saved.toml"
     with in_thread(tmp_path):
         saved.write_text(config_toml(parse_config(TEXT)))
+        assert dpu("status")[0] == 0  # it has started
         full()
         for words, file in (
             (("port", "add", "web", "--kind", "tap", "--ifname", "eth0"), "runtime.json"),

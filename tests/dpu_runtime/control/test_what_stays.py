@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dpu_runtime.api.methods import Api
 from dpu_runtime.config.errors import DaemonError
 from dpu_runtime.config.file import config_toml, parse_config
 from dpu_runtime.control.state import StateDir
@@ -99,14 +100,19 @@ def test_what_was_saved_and_applied_is_there_again(lives, end, file, caplog):
     async def save_and_apply(control):
         assert await control.apply(parse_config(config_toml(control.running))) == []
 
-    before = lives.live(*asked, save_and_apply, file=file, end=end)
+    async def applied_is(control):
+        seen.append((await Api(control).call("status", {}))["applied"])
+
+    seen = []
+    before = lives.live(*asked, applied_is, save_and_apply, file=file, end=end)
     for _ in range(2):
-        again = lives.live(file=file, end=end)
+        again = lives.live(applied_is, file=file, end=end)
         assert (again.running.port, again.running.rule) == (before.running.port, before.running.rule)
     assert ("in force as `dpu apply` left it: 1 ports" in caplog.text) is (
         end not in ADOPTED and file is None
     )
     assert "is dropped" not in caplog.text
+    assert seen == [False, True, True]
 
 
 def test_the_log_says_that_the_file_is_not_in_force(lives, caplog):
