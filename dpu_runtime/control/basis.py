@@ -45,7 +45,10 @@ class Basis:
         for problem in [self._problem] if self._problem else refused:
             log.error("applied, and lost: %s", problem)
         if self._problem or refused:
-            log.error("%s has what was applied, for you to look at", self._state.set_aside_running())
+            try:
+                log.error("%s has what was applied, for you to look at", self._state.set_aside_running())
+            except OSError as error:
+                log.error("no copy of it: %s: %s", error.filename2, error.strerror)
         if self.found is not None:
             before = _with(self._given, self.found)
             lines = plan.summary(before, self._given)
@@ -63,11 +66,15 @@ class Basis:
         for line in lines:
             log.warning("not as it was applied: %s", line)
         runtime = RuntimeConfig(**self.found.settings)
-        path = self._state.put_by(config_toml(before.model_copy(update={"runtime": runtime})))
+        try:
+            path = self._state.put_by(config_toml(before.model_copy(update={"runtime": runtime})))
+            copy = f"`dpu apply {path}` makes that run again"
+        except OSError as error:
+            copy = f"no copy of it: {error.filename}: {error.strerror}"
         log.warning(
             "the configuration file is another than it was at `dpu apply`: it wins, and what was applied"
-            " is forgotten; `dpu apply %s` makes that run again",
-            path,
+            " is forgotten; %s",
+            copy,
         )
 
 

@@ -9,6 +9,7 @@ runtime.json  ports and items made at run time, for every later daemon, as the c
 Nothing is in both running.json and runtime.json.
 """
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -55,8 +56,9 @@ class StateDir:
             pid = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
             self.close()
             raise DaemonError(f"another daemon (process {pid}) uses state directory {self.path}") from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the number is for that message only
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def save(self, config, applied=None):
         """Write what runs of the configuration file: the old file or the new one is there, never a part.

@@ -231,6 +231,10 @@ def test_a_full_disk_is_in_the_answer_and_written_later(new_daemon, namespaces):
         assert (done.returncode, done.stdout) == (0, "+ port n: kind null\n")
         why = f"{daemon.state_dir}/running.json: No space left on device\n"
         assert done.stderr == f"dpu: in force, but not kept, so a restart undoes it: {why}"
+        kill_everything(daemon)
+        daemon.start(config)
+        assert names(daemon) == []
+        assert daemon.cli("apply", "-", input=text).stdout == "+ port n: kind null\n"
         done = daemon.cli("rule", "add", "--name", "r", "--priority", 1, "--action", "drop")
         assert done.returncode == 0
         assert done.stderr.startswith("dpu: in force, but not kept")

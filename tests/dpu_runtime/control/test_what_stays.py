@@ -1,5 +1,7 @@
 """docs/what-stays.md: its first table, cell by cell, and the rule which file is in force."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -207,6 +209,21 @@ def test_a_start_that_is_killed_forgets_nothing(lives, monkeypatch):
         lives.live(file=FILE, end="crash of both processes")
     monkeypatch.undo()
     assert names(lives.live(file=FILE)) == {"app", "of-app", "web", "db"}
+
+
+def test_a_full_disk_does_not_keep_a_daemon_from_starting(lives, monkeypatch, caplog):
+    lives.live(applies(APPLIED), adds_port("db"))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "pwrite", full)
+    assert names(lives.live(file=FILE, end="crash of both processes")) == {"web", "db"}
+    copy = lives.folder / "state" / "applied.toml"
+    assert f"what was applied is forgotten; no copy of it: {copy}: No space left on device" in caplog.text
+    monkeypatch.undo()
+    assert names(lives.live()) == {"app", "of-app", "db"}  # it could not be forgotten either
 
 
 def test_a_port_that_was_applied_and_deleted_stays_deleted(lives):
