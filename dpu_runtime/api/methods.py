@@ -66,13 +66,21 @@ class Api:
                 INVALID_PARAMS, text, {"problems": [{"key": "", "value": params, "allowed": text}]}
             )
         try:
-            return await entry.run(self, entry.params.validate_python(params))
+            result = await entry.run(self, entry.params.validate_python(params))
         except ValidationError as error:
             raise _invalid(ConfigError(problems(error, _root(entry)))) from None
         except ConfigError as error:
             raise _invalid(error) from None
         except ApplyError as error:
             raise RpcError(REFUSED, str(error), {"rolled_back": error.rolled_back}) from None
+        return self._kept(entry, result)
+
+    def _kept(self, entry, result):
+        """The result of a change, which says so if a later daemon would not know of it."""
+        changes = isinstance(entry.result, type) and issubclass(entry.result, shapes.Change)
+        if changes and self.control.not_kept and not result.get("dry_run"):
+            return {**result, "not_kept": self.control.not_kept}
+        return result
 
 
 def _root(entry):
@@ -96,6 +104,8 @@ async def _status(api, _params):
         "uptime_s": round(time.monotonic() - api.started, 3),
         "socket": running.runtime.socket,
         "state_dir": running.runtime.state_dir,
+        "applied": api.control.origin.applied is not None,
+        **({"not_kept": api.control.not_kept} if api.control.not_kept else {}),
         **nouns.counted(running),
         "ports": len(_ports(api)),
         "data_plane": api.control.device.status(),

@@ -79,19 +79,27 @@ class ApplyParams(Shape):
     dry_run: bool = Field(False, description="only say what would change")
 
 
-class Done(Shape):
+class Change(Shape):
+    """What a change answers."""
+
+    not_kept: str | None = Field(
+        None, description="why a restart undoes what is in force, such as a full disk; absent: it does not"
+    )
+
+
+class Done(Change):
     """It is done."""
 
     name: str = Field(description="name of what came, went or changed")
 
 
-class Names(Shape):
+class Names(Change):
     """These are done."""
 
     names: list[str] = Field(description="names of the ports; none is fine")
 
 
-class Changes(Shape):
+class Changes(Change):
     """What changed, or would."""
 
     changes: list[str] = Field(description="a line each: + comes, - goes, ~ changes")
@@ -175,6 +183,10 @@ class Status(Shape):
     uptime_s: float
     socket: str
     state_dir: str
+    applied: bool = Field(
+        description="what was applied comes back after a restart; false: what the file says"
+    )
+    not_kept: str | None = Field(None, description="why a restart undoes changes; absent: it does not")
     ports: int
     data_plane: dict[str, Any] = Field(description="process, workers, versions, start, whether adopted")
 

@@ -28,12 +28,16 @@ def run(args):
 
 def _run(args, child):
     from dpu_runtime.config.errors import ApplyError  # noqa: PLC0415
-    from dpu_runtime.config.file import load_config  # noqa: PLC0415
+    from dpu_runtime.config.file import digest, parse_config, read_text  # noqa: PLC0415
     from dpu_runtime.control import daemon  # noqa: PLC0415  (heavy)
 
-    config = load_config(args.config) if args.config else None
+    config = file = None
+    if args.config:
+        text = read_text(args.config)
+        config, file = parse_config(text, str(args.config)), digest(text)
+    socket = args.given_socket and args.daemon_socket
     try:
-        daemon.run(config, args.given_socket and args.daemon_socket, args.perf_map, child)
+        daemon.run(config, socket, args.perf_map, child, file=file, fresh=args.fresh)
     except ApplyError as error:
         raise DaemonError(str(error)) from None
 
@@ -142,7 +146,7 @@ def attach_container(args, taken):
     keys |= options.typed(args, taken)
     with _connected(args) as client:
         try:
-            added = client.call("port.add", **keys)
+            added = _told(client.call("port.add", **keys))
         except RpcError as error:
             for name in _attached(client, netns, args.ifname, any_owner=True):
                 text = f"{args.ifname} in netns {netns!r} is attached already, as port {name}"
@@ -160,8 +164,12 @@ def detach_container(args):
         if args.name is None:
             netns, _ = attach.find(args.netns, args.pid, args.container)
             names = _attached(client, netns, args.ifname)
-        gone = [gone for name in names for gone in client.call("port.detach", name=name)["names"]]
-    _print(args, {"names": gone}, lambda data: "\n".join(data["names"] or ["nothing was attached"]))
+        answers = [client.call("port.detach", name=name) for name in names]
+    data = {
+        **_told(answers[-1] if answers else {}),
+        "names": [gone for one in answers for gone in one["names"]],
+    }
+    _print(args, data, lambda data: "\n".join(data["names"] or ["nothing was attached"]))
 
 
 def _attached(client, netns, ifname=None, any_owner=False):
@@ -217,7 +225,15 @@ def item_show(args, noun):
 
 def _call(args, method, **params):
     with _connected(args) as client:
-        return client.call(method, **params)
+        return _told(client.call(method, **params))
+
+
+def _told(result):
+    """The result of a call; a warning if it is of a change that the daemon could not write down."""
+    if isinstance(result, dict) and result.get("not_kept"):
+        text = f"dpu: in force, but not kept, so a restart undoes it: {result['not_kept']}"
+        print(text, file=sys.stderr, flush=True)
+    return result
 
 
 def _connected(args):

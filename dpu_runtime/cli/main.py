@@ -144,6 +144,11 @@ def _add_daemon_commands(verbs, add):
 
 def _run_options(run):
     run.add_argument("-c", "--config", metavar="FILE", help="configuration to start with; default: none")
+    run.add_argument(
+        "--fresh",
+        action="store_true",
+        help="forget what was applied and what was made at run time, and say it",
+    )
     run.add_argument("--perf-map", action="store_true", help="as perf_map = true: names for perf")
 
 

@@ -5,6 +5,8 @@ Out:  `parse_config` and `load_config` give a `Config` or raise `ConfigError`; `
       parses to an equal `Config`, but for ports with an owner, which no file has.
 """
 
+import hashlib
+import json
 import re
 import tomllib
 import typing
@@ -14,7 +16,7 @@ import tomlkit
 from pydantic import BaseModel, ValidationError
 
 from dpu_runtime.config.errors import ConfigError, Problem
-from dpu_runtime.config.models import KINDS, Config, PortConfig
+from dpu_runtime.config.models import KINDS, Config, PortConfig, RuntimeConfig
 from dpu_runtime.config.references import cleared, standing
 from dpu_runtime.config.types import Allowed
 
@@ -25,14 +27,31 @@ _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 def load_config(path):
     """Read, parse and check the file at `path`."""
+    return parse_config(read_text(path), str(path))
+
+
+def read_text(path):
+    """Text of the file at `path`. Raises ConfigError."""
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        return Path(path).read_bytes().decode("utf-8")
     except OSError as error:
         raise ConfigError([Problem("", error.strerror, file=str(path), has_value=False)]) from None
     except UnicodeDecodeError as error:
         problem = f"octet {error.start} is not UTF-8"
         raise ConfigError([Problem("", problem, file=str(path), has_value=False)]) from None
-    return parse_config(text, str(path))
+
+
+def digest(text):
+    """SHA-256 of what `text`, a good configuration, says that `dpu apply` can make run.
+
+    Comments do not count, nor keys of [runtime] that only a restart changes, nor the defaults of a version.
+    """
+    data = tomllib.loads(text)
+    runtime = {key: value for key, value in data.pop("runtime", {}).items() if key in RuntimeConfig.CHANGING}
+    said_in_it = json.dumps(
+        [runtime, {key: own for key, own in data.items() if own}], sort_keys=True, default=str
+    )
+    return hashlib.sha256(said_in_it.encode()).hexdigest()
 
 
 def parse_config(text, file=""):

@@ -48,7 +48,8 @@ class RuntimeKeys(Keys):
 
     socket: types.SocketPath = Field("/run/dpu/dpu.sock", description="Unix socket of the API, mode 0660")
     state_dir: types.AbsolutePath = Field(
-        "/var/lib/dpu", description="folder of the lock and of what runs, one a daemon"
+        "/var/lib/dpu",
+        description="folder of the lock and of what outlives the daemon, one a daemon; see what-stays.md",
     )
     workers: Annotated[list[int], Allowed("numbers of CPUs of this machine, each once")] = Field(
         default_factory=default_workers,

@@ -6,110 +6,65 @@ Not:  how requests come in (api.py), the process around it (daemon.py).
 
 import asyncio
 import logging
+import time
 
 from pydantic import ValidationError
 
-from dpu_runtime.config.errors import ApplyError, ConfigError, DataPlaneError
+from dpu_runtime.config.errors import ApplyError, ConfigError
 from dpu_runtime.config.file import problems
 from dpu_runtime.config.models import Config
-from dpu_runtime.config.references import cleared, missing, renamed, standing
-from dpu_runtime.control import plan
-from dpu_runtime.control.origin import Origin
-from dpu_runtime.drivers.port import PortError
+from dpu_runtime.config.references import standing
+from dpu_runtime.control import comeback, plan
+from dpu_runtime.control.interface import REFUSALS
+from dpu_runtime.control.origin import Applied, Origin
+from dpu_runtime.control.words import enumeration
 
 log = logging.getLogger("dpu.control")
 
-REFUSALS = (PortError, DataPlaneError, OSError)  # what a device says no with; all else is a bug
+RETRY_S = 5.0  # between attempts to write what could not be written
 
 
 class Control:
-    """The running configuration and the only way to change it."""
+    """The running configuration and the only way to change it.
 
-    def __init__(self, device, state, runtime):
+    file      digest of the configuration file that the daemon was started with, None without
+    not_kept  why a later daemon would not know of what runs, None if it would
+    """
+
+    def __init__(self, device, state, runtime, file=None):
         self.device = device
         self.running = Config(runtime=runtime)
+        self.origin = Origin()
+        self.not_kept = None
+        self._file = file
         self._state = state
-        self._origin = Origin()
         self._lock = asyncio.Lock()
-        self._keeping = True  # what is made at run time
+        self._starting = False  # the state directory has more than runs
         self._stopping = False
+        self._retry_at = 0.0
 
-    async def start(self, config, kept):
-        """Make `config` run, then bring back what was made at run time; a line says what cannot come."""
-        self._keeping = False  # the state directory has all of it, until all of it was tried
-        await self.apply(config)
-        async with self._lock:
-            came = []
-            for port in kept.ports:
-                if why := await self._bring_back(port, kept.gone(port)):
-                    _dropped("port", port.name, why)
-                else:
-                    came.append(port)
-            parts = {**self.running.parts(), **self._to_come(kept, came)}
-            asked, there = how_many(config.parts()), how_many(parts)
-            await self._move(_fitting(parts))
-            self._keeping = True
+    async def start(self, config, kept, applied=None):
+        """Make `config`, the file's, run, or what was applied; then bring back what was made at run time.
+
+        A line says what cannot come. With `applied`, `config` has settings only.
+        """
+        self._starting = True
+        if applied is None:
+            await self.apply(config)
             self._save()
-            if there != asked:
-                more = {key: number - asked[key] for key, number in there.items()}
-                log.info("%s made at run time are back", in_numbers(more))
+        async with self._lock:
+            await comeback.bring_back(self, kept, applied)
+            self._starting = False
+            self._save()
 
-    async def _bring_back(self, port, gone):
-        """Make a port again, closed until `_move` has set what names it; returns why it cannot come.
-
-        What the port names may come later: it is made without.
-        """
-        if gone:
-            return gone
-        if any(other.name == port.name for other in self.running.port):
-            return "the configuration file has a port of this name now"
-        try:
-            parts = self.running.parts()
-            parts["port"] = [*self.running.port, port]
-            bare = cleared(port, plan.names(parts))
-            target = _fitting({**parts, "port": [*self.running.port, bare]})
-            self._origin.note(port)
-            await self.device.add_port(bare)
-        except (ConfigError, *REFUSALS) as error:
-            return str(error)
-        self.running = target
-        return None
-
-    def _to_come(self, kept, ports):
-        """{section: items} of what runs and of what can be brought back; a line says what cannot.
-
-        ports  that came back, with all that they name
-
-        Where the file has taken a name that was only made up, another is made up.
-        """
-        config, parts, renames = self.running, {}, {}
-        there = {"port": {port.name for port in config.port}}
-        for function in config.FUNCTIONS:
-            running = config.items(function)
-            there |= {key: {item.name for item in own} for key, own in running.items()}
-            free = plan.beside(config, {key: kept.of(key) for key in running}, running, renames)
-            come = standing(free, there)
-            for key, own in running.items():
-                stay = {item.name for item in free[key]}
-                for item in kept.of(key):
-                    if item.name not in stay and (key, item.name) not in renames:
-                        _dropped(key, item.name, f"the configuration file has a {key} of this name now")
-                for item in free[key]:
-                    if lost := missing(item, there):
-                        _dropped(key, item.name, "it names " + enumeration(_by_section(lost)))
-                parts[key] = [*own, *come[key]]
-        again = {port.name: renamed(port, renames) for port in ports}
-        parts["port"] = [again.get(port.name, port) for port in config.port]
-        return plan.cleared_parts(parts, there)
-
-    async def adopt(self, config, kept):
-        """Take over a running data plane; `config` and `kept` were saved last. Returns what runs now.
+    async def adopt(self, config, kept, applied=None):
+        """Take over a running data plane; all arguments were saved last. Returns what runs now.
 
         The control process may have died between a step and its saving, so the ports are the
         device's own, all items are set once more, and what names a port that is gone goes too.
         """
-        self._origin.of_file(config)
-        self._origin.processes(kept.processes)
+        self.origin.of_file(config, applied)
+        self.origin.processes(kept.processes)
         ports = self.device.port_configs()
         there, parts, renames = {"port": {port.name for port in ports}}, {}, {}
         for function in config.FUNCTIONS:
@@ -122,7 +77,7 @@ class Control:
             if function.sections or function.settings:
                 items, settings = self.running.items(function), self.running.settings(function)
                 await self.device.set_section(function.name, items, settings)
-        await self._move(self.running.model_copy(update=whole))
+        await self.move(self.running.model_copy(update=whole))
         return self.running
 
     async def apply(self, wanted, dry_run=False):
@@ -143,7 +98,7 @@ class Control:
         """Add a port. Raises ConfigError when its name is taken, ApplyError when the device refuses."""
         async with self._lock:
             await self._reap()  # one that is gone does not keep its name
-            self._origin.note(port)
+            self.origin.note(port)
             await self._edit(port=[*self.running.port, port], new=f"port[{len(self.running.port)}].")
 
     async def del_port(self, name):
@@ -175,9 +130,14 @@ class Control:
             return [port.name for port in ports]
 
     async def reap(self):
-        """Delete the ports with an owner whose interface is gone, and all that names them."""
+        """Delete the ports with an owner whose interface is gone, and all that names them.
+
+        Also tries again to write what could not be written.
+        """
         async with self._lock:
             await self._reap()
+            if self.not_kept and time.monotonic() >= self._retry_at:
+                self._save()
 
     async def relocate(self, name, place):
         """Change where a tap port's interface is: {netns, ifname, address, route}, after it was moved.
@@ -188,14 +148,14 @@ class Control:
             old = self._one("port", name)
             if old.kind != "tap":
                 raise ApplyError(f"port {name!r} is of kind {old.kind}, only a tap port can be relocated")
-            if self._origin.from_file(name):
+            if self.origin.from_file(name):
                 raise ApplyError(f"port {name!r} is in the configuration file, which says where it is")
             try:
                 new = type(old).model_validate(old.model_dump(exclude_unset=True) | place)
             except ValidationError as error:
                 raise ConfigError(problems(error, type(old))) from None
             ports = [new if port is old else port for port in self.running.port]
-            target = _fitting({**self.running.parts(), "port": ports})
+            target = plan.fitting({**self.running.parts(), "port": ports})
             if self._stopping:
                 raise ApplyError("the daemon is stopping")
             try:
@@ -203,7 +163,7 @@ class Control:
             except REFUSALS as error:
                 raise ApplyError(f"{error}; nothing was changed") from error
             self.running = target
-            self._origin.note(new)
+            self.origin.note(new)
             self._save()
             log.info(
                 "port %s: its interface is %s in netns %s now", name, new.ifname, new.netns or "of the host"
@@ -227,7 +187,7 @@ class Control:
         if not ports:
             return
         before = self.running
-        await self._change(_fitting(plan.without_ports(before, {port.name for port in ports})))
+        await self._change(plan.fitting(plan.without_ports(before, {port.name for port in ports})))
         gone = []
         for section in before.SECTIONS:
             there = {item.name for item in getattr(self.running, section.key)}
@@ -256,7 +216,7 @@ class Control:
 
     async def _apply(self, parts, file=None, dry_run=False):
         """Make `parts` run; `file` is the configuration file that asks for it, if one does."""
-        target = _fitting(parts)
+        target = plan.fitting(parts)
         lines = plan.summary(self.running, target)
         if not dry_run:
             await self._change(target, file)
@@ -269,23 +229,25 @@ class Control:
             raise ApplyError("the daemon is stopping")
         before = self.running
         try:
-            await self._move(target)
+            await self.move(target)
         except Exception as error:
             reason = _reason(error)
             try:
-                await self._move(before)
+                await self.move(before)
             except Exception as second:
                 text = f"{reason}; rolling back failed too: {_reason(second)}; `dpu save -` shows what runs"
                 raise ApplyError(text, rolled_back=False) from error
             raise ApplyError(f"{reason}; nothing was changed") from error
         else:
             if file is not None:
-                self._origin.of_file(file)
+                self.origin.of_file(file, None if self._starting else Applied(self._file))
+                for port in plan.changed_ports(before, target):
+                    self.origin.note(port)
         finally:
-            if self.running is not before:
+            if self.running is not before and not self._starting:
                 self._save()
 
-    async def _move(self, target):
+    async def move(self, target):
         """Walk the steps to `target`; wherever it ends, `running` is what the device has."""
         while steps := plan.diff(self.running, target):
             for step in steps:
@@ -304,51 +266,21 @@ class Control:
         self.running = target
 
     def _save(self):
-        file, kept = self._origin.split(self.running)
+        """Write what runs for later daemons; `not_kept` says why that could not be done."""
+        file, kept = self.origin.split(self.running)
+        before, self.not_kept = self.not_kept, None
         try:
-            self._state.save(file)
-            if self._keeping:
+            self._state.save(file, self.origin.applied)
+            if not self._starting:
                 self._state.keep(kept)
         except OSError as error:
-            log.error("%s: %s; a later daemon would not know of this change", error.filename, error.strerror)
-
-
-def _fitting(parts):
-    """Make a configuration of models. Raises ConfigError when they do not fit each other."""
-    try:
-        return Config.of_models(**parts)
-    except ValidationError as error:
-        raise ConfigError(problems(error, Config)) from None
-
-
-def _dropped(section, name, why):
-    log.warning("%s %s, made at run time, is dropped: %s", section, name, why)
-
-
-def _by_section(names):
-    """[(section, name)] as words, a section each."""
-    found = {}
-    for section, name in names:
-        found.setdefault(section, []).append(name)
-    return [f"{section} {', '.join(own)}" for section, own in found.items()]
-
-
-def enumeration(words):
-    """The words as one says them: a, b and c."""
-    *front, last = words
-    return f"{', '.join(front)} and {last}" if front else last
-
-
-def how_many(parts):
-    """{list of a configuration: how many are in it}."""
-    return {key: len(part) for key, part in parts.items() if key != "runtime"}
-
-
-def in_numbers(numbers):
-    """What `how_many` says, in words: ports, and of functions what there is."""
-    words = {section.key: section.words for section in Config.SECTIONS}
-    items = [f"{number} {words[key]}" for key, number in numbers.items() if number and key in words]
-    return enumeration([f"{numbers['port']} ports", *items])
+            self._retry_at = time.monotonic() + RETRY_S
+            self.not_kept = f"{error.filename}: {error.strerror}"
+            if self.not_kept != before:
+                log.error("%s; a later daemon would not know of this change", self.not_kept)
+        else:
+            if before:
+                log.info("what runs is kept again")
 
 
 def _reason(error):

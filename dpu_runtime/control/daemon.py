@@ -5,7 +5,7 @@ Not:  packets. This process never imports the compiler; the data plane is anothe
 
 A clean end (SIGTERM, SIGINT) takes everything down. A killed daemon leaves the data plane running;
 the next one adopts it and goes on with what ran, what was made at run time included. A file that
-differs is reported, and applied when `dpu apply` says so.
+differs is reported, and applied when `dpu apply` says so. What a start of nothing goes by: basis.py.
 """
 
 import asyncio
@@ -22,11 +22,14 @@ from dpu_runtime.api.rpc import Server
 from dpu_runtime.config.errors import ApplyError, ConfigError, DaemonError, NotAdoptedError
 from dpu_runtime.config.file import problems
 from dpu_runtime.config.models import Config, RuntimeConfig
-from dpu_runtime.control.control import REFUSALS, Control, how_many, in_numbers, plan
-from dpu_runtime.control.interface import Device
+from dpu_runtime.control import plan
+from dpu_runtime.control.basis import Basis, forget
+from dpu_runtime.control.control import Control
+from dpu_runtime.control.interface import REFUSALS, Device
 from dpu_runtime.control.notify import sd_notify, watchdog_interval_s
 from dpu_runtime.control.origin import Kept
 from dpu_runtime.control.state import StateDir
+from dpu_runtime.control.words import how_many, in_numbers
 
 __all__ = ["Daemon", "Device", "run"]
 
@@ -36,9 +39,13 @@ REAP_S = 0.25  # between looks for ports whose container ended
 
 
 class Daemon:
-    """A daemon over `make_device(runtime)`, for `config` or for nothing yet."""
+    """A daemon over `make_device(runtime)`, for `config` or for nothing yet.
 
-    def __init__(self, make_device, config=None, socket=None, perf_map=False):
+    file   digest (config/file.py) of the configuration file
+    fresh  forget what was applied and what was made at run time
+    """
+
+    def __init__(self, make_device, config=None, socket=None, perf_map=False, *, file=None, fresh=False):
         self.config = config or Config()
         self._named_config = config is not None
         given = {**({"socket": str(socket)} if socket else {}), **({"perf_map": True} if perf_map else {})}
@@ -47,6 +54,9 @@ class Daemon:
         self.runtime = self.config.runtime
         self.ready = asyncio.Event()
         self._make_device = make_device
+        self._file = file
+        self._fresh = fresh
+        self._basis = None
         self._stop = asyncio.Event()
         self._state = StateDir(self.runtime.state_dir)
         self._control = None
@@ -86,12 +96,16 @@ class Daemon:
 
     async def _start(self):
         began = time.monotonic()
+        if self._fresh:
+            await forget(self._state, self._make_device(self.runtime))
+        self._basis = Basis(self._state, self.config, self._file)
+        self.runtime = self._basis.config.runtime
         device = self._make_device(self.runtime)
-        self._control = Control(device, self._state, self.runtime)
+        self._control = Control(device, self._state, self.runtime, self._file)
         self._server = Server(self.runtime.socket, Api(self._control).call)
         await self._server.listen()
         try:
-            await device.start(self.config)
+            await device.start(self._basis.config)
             adopted = device.status().get("adopted")
             if adopted:
                 await self._adopt()
@@ -99,7 +113,8 @@ class Daemon:
             self._control = None  # what runs goes on, and is not this process's to take down
             raise
         if not adopted:
-            await self._control.start(self.config, self._kept())
+            self._basis.settle()
+            await self._control.start(self.config, self._kept(), self._basis.applied)
         await self._server.serve()
         log.info("ready after %.2f s, socket %s", time.monotonic() - began, self.runtime.socket)
 
@@ -128,12 +143,12 @@ class Daemon:
         runtime = self.runtime.model_copy(update=same)  # the rest is this process's own
         running = running.model_copy(update={"runtime": runtime})
         try:
-            running = await self._control.adopt(running, kept)
+            running = await self._control.adopt(running, kept, self._basis.found)
             await self._control.device.take_over()
         except REFUSALS as error:
             raise NotAdoptedError(str(error)) from error
         log.info("adopted a data plane with %s", in_numbers(how_many(running.parts())))
-        if self._named_config:
+        if self._named_config and self._basis.applied is None:
             self._report_differences(running)
 
     def _report_differences(self, running):
@@ -206,17 +221,19 @@ def _with_runtime(config, keys):
     return config.model_copy(update={"runtime": runtime})
 
 
-def run(config=None, socket=None, perf_map=False, child=None):
+def run(config=None, socket=None, perf_map=False, child=None, *, file=None, fresh=False):
     """Run the daemon on this machine's device; returns when it was told to stop. Raises DaemonError.
 
     socket, perf_map  instead of what the configuration says, when given
     child             a data-plane process that was started already
+    file, fresh       as of a `Daemon`
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     device = importlib.import_module("dpu_runtime.device.device")  # opens /dev/net/tun and more, only here
 
     async def main():
-        await Daemon(functools.partial(device.DpuDevice, child=child), config, socket, perf_map).run()
+        make_device = functools.partial(device.DpuDevice, child=child)
+        await Daemon(make_device, config, socket, perf_map, file=file, fresh=fresh).run()
 
     try:
         asyncio.run(main())

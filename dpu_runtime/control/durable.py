@@ -108,8 +108,18 @@ def _line(change):
 
 
 def write_atomically(path, data, mode=0o640):
-    """Replace the file at `path`; after a crash it holds the old octets or the new ones."""
+    """Replace the file at `path`; after a crash it holds the old octets or the new ones.
+
+    Raises OSError with `path`, which a full disk does not say by itself.
+    """
     path = Path(path)
+    try:
+        _replace(path, data, mode)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _replace(path, data, mode):
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:

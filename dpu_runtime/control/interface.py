@@ -5,11 +5,18 @@ Not: the one that does it, dpu_runtime/device/device.py; tests have one in memor
 
 from typing import Any, Protocol
 
+from dpu_runtime.config.errors import DataPlaneError
 from dpu_runtime.config.models import Config, PortConfig
+from dpu_runtime.drivers.port import PortError
+
+REFUSALS = (PortError, DataPlaneError, OSError)  # what a device says no with; all else is a bug
 
 
 class Device(Protocol):
     """What does the work: ports, functions and the data plane. One call at a time."""
+
+    async def runs_already(self) -> int | None:
+        """Return the process number of the data plane that `start` would adopt."""
 
     async def start(self, config: Config) -> None:
         """Bring up the data plane, or adopt one that runs; functions have their settings and no items.

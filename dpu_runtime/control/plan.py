@@ -8,8 +8,10 @@ from where the failure left things to where they were.
 from dataclasses import dataclass
 from typing import Any
 
-from dpu_runtime.config.errors import Problem
-from dpu_runtime.config.file import said
+from pydantic import ValidationError
+
+from dpu_runtime.config.errors import ConfigError, Problem
+from dpu_runtime.config.file import problems, said
 from dpu_runtime.config.models import Config, PortConfig, RuntimeConfig
 from dpu_runtime.config.references import cleared, named, names_one_of, renamed, standing
 
@@ -102,6 +104,21 @@ class SetSection:
 
     def __str__(self):
         return f"set {self.function}"
+
+
+def fitting(parts):
+    """Make a configuration of models. Raises ConfigError when they do not fit each other."""
+    try:
+        return Config.of_models(**parts)
+    except ValidationError as error:
+        raise ConfigError(problems(error, Config)) from None
+
+
+def changed_ports(old: Config, new: Config):
+    """Ports of `new` that `old` has not, or has otherwise."""
+    before, after = _without_common(old.port, new.port)
+    there = {port.name: port for port in before}
+    return [port for port in after if there.get(port.name) != port]
 
 
 def diff(old: Config, new: Config):

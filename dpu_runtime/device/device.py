@@ -23,7 +23,7 @@ from dpu_runtime.device.port_rows import PortRows
 from dpu_runtime.device.process import Process
 from dpu_runtime.device.ring_port import RingPlane
 from dpu_runtime.device.supervisor import Supervisor
-from dpu_runtime.device.takeover import Takeover
+from dpu_runtime.device.takeover import Takeover, let_go
 from dpu_runtime.device.wiring import change_mtu, rewire, wire_interface
 from dpu_runtime.drivers.af_xdp.umem import Umem
 from dpu_runtime.drivers.port import PortError
@@ -76,6 +76,15 @@ class DpuDevice(Takeover):
         self.functions = Functions(self._supervisor.request, self._supervisor.have, runtime)
         self._queues = PortQueues(self.ports, self._supervisor.request)
         self._interfaces = InterfaceWatch(self, self._queues)
+
+    async def runs_already(self):
+        """Return the process number of the data plane that `start` would adopt, None without."""
+        process = await asyncio.to_thread(Process.connect, self._adopt_path)
+        if process is None:
+            return None
+        pid = process.pid
+        let_go(process)
+        return pid
 
     async def start(self, config):
         """Adopt the data plane that runs in this state directory, or start one that can run `config`.

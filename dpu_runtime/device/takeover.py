@@ -57,7 +57,7 @@ class Takeover:
             with contextlib.suppress(DataPlaneError):
                 await process.request({"do": "stop"})
             await process.exited()
-            _forget(process)
+            let_go(process)
             return False
         except RegionError as error:
             raise _not_adopted(process, error) from None
@@ -77,7 +77,7 @@ class Takeover:
             self.upgrading = False
             if fresh is not None:
                 await fresh.end()
-            _forget(process)
+            let_go(process)
             return False
         except (DataPlaneError, PortError, asyncio.CancelledError) as error:
             self._leave_alone()
@@ -247,8 +247,8 @@ def _of_regions_that_stay(notes, succession):
     return {name: note for name, note in notes.items() if succession.counts_go_on(name)}
 
 
-def _forget(process):
-    """Let go of a data plane that is gone; its memory goes with the last descriptor."""
+def let_go(process):
+    """Close all that one has of a data plane; its memory goes with the last descriptor."""
     process.close()
     for fd in process.hello_fds:
         os.close(fd)

@@ -122,15 +122,22 @@ def models_with(*more):
 
 
 MODELS = {
-    "dpu_runtime.config.file": ("Config", "PortConfig", "KINDS"),
+    "dpu_runtime.config.file": ("Config", "PortConfig", "RuntimeConfig", "KINDS"),
+    "dpu_runtime.control.basis": ("RuntimeConfig",),
     "dpu_runtime.control.control": ("Config",),
-    "dpu_runtime.control.state": ("Config", "PortConfig", "AnyPort"),
+    "dpu_runtime.control.plan": ("Config",),
+    "dpu_runtime.control.state": ("Config", "PortConfig", "RuntimeConfig", "AnyPort"),
+    "dpu_runtime.control.words": ("Config",),
 }
 
 
 def use(monkeypatch, *more):
     """Have the control surface use `models_with(*more)` for the rest of a test; returns them."""
-    made = models_with(*more)
+    return use_models(monkeypatch, models_with(*more))
+
+
+def use_models(monkeypatch, made):
+    """Have the control surface use `made`, of `models_with`; returns them."""
     for module, names in MODELS.items():
         for name in names:
             monkeypatch.setattr(f"{module}.{name}", getattr(made, name))

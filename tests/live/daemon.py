@@ -80,12 +80,12 @@ class LiveDaemon:
         path.write_text("\n".join(lines))
         return path
 
-    def spawn(self, config=None, wrap=(), **runtime):
-        """Start `dpu run` on a file without waiting; `wrap` goes in front of the command."""
+    def spawn(self, config=None, wrap=(), options=(), **runtime):
+        """Start `dpu run` on a file without waiting; `wrap` goes in front of it, `options` behind."""
         config = config or self.config_file(**runtime)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*wrap, *dpu_command("run", "-c", config)],
+                [*wrap, *dpu_command("run", "-c", config, *options)],
                 cwd=self.root,
                 env=environment(**{MARK: str(self.folder), "PYTHONPATH": self._path(self.root)}),
                 stdin=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dpu_runtime.api.client import Client, NoDaemonError
 from dpu_runtime.config.errors import ApplyError, DaemonError
-from dpu_runtime.config.file import load_config
+from dpu_runtime.config.file import digest, load_config, read_text
 from dpu_runtime.config.models import Config
 from dpu_runtime.control.daemon import Daemon
 from tests.dpu_runtime.control.memory_device import MemoryDevice
@@ -78,7 +78,8 @@ def main(folder, config_path="", adopted=""):
         return device
 
     async def serve():
-        daemon = Daemon(make_device, given)
+        file = digest(read_text(config_path)) if config_path else None
+        daemon = Daemon(make_device, given, file=file)
         daemon._named_config = config is not None
         await daemon.run()
 

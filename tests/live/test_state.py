@@ -1,14 +1,16 @@
 """What was made at run time, over the ends of the daemon, of the data plane and of the host."""
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
 
 import pytest
 
 from dpu_runtime.control.durable import Journal
 from dpu_runtime.control.state import RUNTIME_VERSION
-from tests.live.daemon import Container, wait_until
+from tests.live.daemon import Container, LiveDaemon, dpu_command, environment, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.compiled, pytest.mark.package("iproute2", "iputils-ping")]
 
@@ -120,3 +122,127 @@ def test_a_damaged_file_is_kept_aside_and_the_daemon_starts(new_daemon):
     assert names(daemon) == []
     assert f"{daemon.state_dir}/runtime.json: version 1, not 2" in daemon.log()
     assert (daemon.state_dir / "runtime.json.refused-1").read_text() == '{"version": 1}'
+
+
+@pytest.fixture
+def applied(new_daemon, namespaces):
+    """A daemon with two containers and a rule, saved and applied, and the file it was started with."""
+    daemon = new_daemon()
+    config = daemon.config_file(standby=False)
+    daemon.start(config)
+    containers = [Container(daemon, namespaces, name, n, False).attach() for n, name in enumerate("ab", 1)]
+    daemon.call("rule.add", name="r", priority=1, in_port="a", dport="9", proto="tcp", action="drop")
+    done = daemon.cli("apply", daemon.saved())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "nothing to change\n", "")
+    return daemon, config, *containers
+
+
+def fresh_ends(daemon, config):
+    """(exit code, stderr) of a `dpu run --fresh` that is refused."""
+    command = dpu_command("run", "-c", config, "--fresh")
+    done = subprocess.run(
+        command, cwd=daemon.root, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def is_there(daemon, a, b):
+    assert (names(daemon), rules(daemon)) == (["a", "b"], ["r"])
+    a.ping(b.ipv4)
+
+
+def in_order(daemon):
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("end", [in_order, LiveDaemon.kill_control, kill_everything])
+def test_what_was_applied_is_there_again_and_forwards(applied, end):
+    daemon, config, a, b = applied
+    for _ in range(2):
+        end(daemon)
+        daemon.start(config)
+        is_there(daemon, a, b)
+    adopted = end is LiveDaemon.kill_control
+    assert daemon.status()["adopted"] is adopted
+    assert ("in force as `dpu apply` left it: 2 ports and 1 rules" in daemon.log()) is not adopted
+    assert "not applied: " not in daemon.log()
+    assert daemon.cli("port", "del", "b").returncode == 0
+    in_order(daemon)
+    daemon.start(config)
+    assert names(daemon) == ["a"]
+
+
+def test_after_a_reboot_the_applied_ports_that_can_be_are_there(applied):
+    daemon, config, a, _ = applied
+    kill_everything(daemon)
+    a.run("ip", "netns", "del", a.netns)
+    daemon.start(config)
+    assert (names(daemon), rules(daemon)) == (["b"], [])
+    assert f"port a, applied, is dropped: port 'a': open /run/netns/{a.netns}" in daemon.log()
+    assert "rule r, applied, is dropped: it names port a" in daemon.log()
+
+
+def test_a_file_that_has_changed_wins_and_what_was_applied_can_be_applied_again(applied):
+    daemon, _, a, b = applied
+    in_order(daemon)
+    daemon.start(daemon.config_file('[[port]]\nname = "n"\nkind = "null"\n', standby=False))
+    assert names(daemon) == ["n"]
+    lines = [line.partition("WARNING ")[2] for line in daemon.log().splitlines()]
+    assert "dpu.daemon: not as it was applied: + port n: kind null" in lines
+    assert sum("not as it was applied: - port" in line for line in lines) == 2
+    done = daemon.cli("apply", daemon.state_dir / "applied.toml")
+    assert done.returncode == 0, done.stderr
+    is_there(daemon, a, b)
+
+
+def test_fresh_is_refused_beside_a_data_plane_and_forgets_without_one(applied):
+    daemon, config, a, b = applied
+    daemon.call("port.add", name="n", kind="null")
+    data_plane = daemon.data_plane()
+    code, errors = fresh_ends(daemon, config)
+    assert code == 1
+    assert f"dpu: another daemon (process {daemon.process.pid}) uses state directory" in errors
+    daemon.kill_control()
+    code, errors = fresh_ends(daemon, config)
+    assert code == 1
+    assert f"dpu: --fresh: data plane {data_plane} runs in state directory" in errors
+    daemon.start(config)
+    assert daemon.data_plane() == data_plane
+    a.ping(b.ipv4)
+    in_order(daemon)
+    daemon.start(config, options=["--fresh"])
+    assert (names(daemon), rules(daemon)) == ([], [])
+    assert "--fresh: applied, forgotten: port a, b and rule r" in daemon.log()
+    assert "--fresh: made at run time, forgotten: port n" in daemon.log()
+
+
+def test_a_full_disk_is_in_the_answer_and_written_later(new_daemon, namespaces):
+    daemon = new_daemon()
+    daemon.state_dir.mkdir()
+    config = daemon.config_file(standby=False)
+    text = '[[port]]\nname = "n"\nkind = "null"\n'
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "dpu", daemon.state_dir], check=True)
+    try:
+        daemon.start(config)
+        filling = daemon.state_dir / "filling"
+        with contextlib.suppress(OSError):
+            filling.write_bytes(bytes(1 << 20))
+        done = daemon.cli("apply", "-", input=text)
+        assert (done.returncode, done.stdout) == (0, "+ port n: kind null\n")
+        why = f"{daemon.state_dir}/running.json: No space left on device\n"
+        assert done.stderr == f"dpu: in force, but not kept, so a restart undoes it: {why}"
+        kill_everything(daemon)
+        daemon.start(config)
+        assert names(daemon) == []
+        assert daemon.cli("apply", "-", input=text).stdout == "+ port n: kind null\n"
+        done = daemon.cli("rule", "add", "--name", "r", "--priority", 1, "--action", "drop")
+        assert done.returncode == 0
+        assert done.stderr.startswith("dpu: in force, but not kept")
+        filling.unlink()
+        assert wait_until(lambda: "what runs is kept again" in daemon.log(), 20)
+        kill_everything(daemon)
+        daemon.start(config)
+        assert (names(daemon), rules(daemon)) == (["n"], ["r"])
+    finally:
+        daemon.close()
+        subprocess.run(["umount", daemon.state_dir], check=True)

@@ -19,7 +19,7 @@ class NoState:
 
     saved = kept = None
 
-    def save(self, config):
+    def save(self, config, applied=None):
         self.saved = config
 
     def keep(self, kept):

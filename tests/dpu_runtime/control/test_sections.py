@@ -185,7 +185,7 @@ IN_PLACE = [(), ("mtu", "vlan", "trunk", "address", "route")]
 @given(configs(WITH_TOY), configs(WITH_TOY), st.sampled_from(IN_PLACE))
 def test_any_configuration_follows_any_other(first, second, in_place):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dpu_runtime.control.control.Config", WITH_TOY.Config)
+        toy.use_models(patch, WITH_TOY)
         control = control_with(first, WITH_TOY, in_place=in_place)
         run(control.apply(second))
     assert matches_exactly(control, second)
@@ -195,7 +195,7 @@ def test_any_configuration_follows_any_other(first, second, in_place):
 @given(configs(WITH_TOY), configs(WITH_TOY), st.integers(0, 9))
 def test_any_failure_leaves_the_first_configuration(first, second, fails_at):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dpu_runtime.control.control.Config", WITH_TOY.Config)
+        toy.use_models(patch, WITH_TOY)
         control = control_with(first, WITH_TOY)
         if not (names := steps(first, second)):
             return
