@@ -33,7 +33,7 @@ def _run(args, child):
 
     config = load_config(args.config) if args.config else None
     try:
-        daemon.run(config, args.given_socket and args.daemon_socket, args.perf_map, child)
+        daemon.run(config, args.given_socket and args.daemon_socket, args.perf_map, child, args.config)
     except ApplyError as error:
         raise DaemonError(str(error)) from None
 
@@ -61,7 +61,16 @@ def apply(args):
         problem = f"octet {error.start} is not UTF-8"
         raise ConfigError([Problem("", problem, file=source, has_value=False)]) from None
     result = _call(args, "config.apply", toml=text, source=source, dry_run=args.dry_run)
-    _print(args, result, lambda data: "\n".join(data["changes"] or ["nothing to change"]))
+    _print(args, result, _changes)
+
+
+def reload(args):
+    """Have the daemon read its file again."""
+    _print(args, _call(args, "config.reload", dry_run=args.dry_run), _changes)
+
+
+def _changes(data):
+    return "\n".join(data["changes"] or ["nothing to change"])
 
 
 def save(args):

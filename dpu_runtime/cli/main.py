@@ -134,6 +134,8 @@ def _add_daemon_commands(verbs, add):
     text = "validate a configuration without touching the system"
     add(verbs, "check", text, commands.check, _check_options)
     add(verbs, "apply", "make a configuration run, all of it or nothing", commands.apply, _apply_options)
+    text = "have the daemon read the file of `dpu run -c` again, all of it or nothing; SIGHUP does too"
+    add(verbs, "reload", text, commands.reload, _reload_options)
     add(verbs, "save", "write the running configuration to a file", commands.save, _save_options)
     add(verbs, "status", "show how the daemon is", commands.status)
     text = "show counters of ports, drop reasons, kernels and workers"
@@ -154,6 +156,10 @@ def _check_options(check):
 def _apply_options(apply):
     apply.add_argument("--dry-run", action="store_true", help="only print what would change")
     apply.add_argument("file", metavar="FILE", help="- is standard input")
+
+
+def _reload_options(reload):
+    reload.add_argument("--dry-run", action="store_true", help="only print what would change")
 
 
 def _save_options(save):
