@@ -22,6 +22,10 @@ log = logging.getLogger("dpu.control")
 REFUSALS = (PortError, DataPlaneError, OSError)  # what a device says no with; all else is a bug
 
 
+class _StoppedError(Exception):
+    """The daemon is to stop in the middle of a change."""
+
+
 class Control:
     """The running configuration and the only way to change it."""
 
@@ -210,7 +214,7 @@ class Control:
             )
 
     async def stop(self):
-        """Wait for a change that is under way, refuse further ones, take everything down."""
+        """Have a change that is under way end at its next step, refuse further ones, take everything down."""
         self._stopping = True
         self.device.give_up()
         async with self._lock:
@@ -270,10 +274,15 @@ class Control:
         before = self.running
         try:
             await self._move(target)
+        except _StoppedError:
+            self.running = before  # what a later daemon is to know of: nothing was changed
+            raise ApplyError("the daemon is stopping; nothing was changed") from None
         except Exception as error:
             reason = _reason(error)
             try:
                 await self._move(before)
+            except _StoppedError:
+                self.running = before
             except Exception as second:
                 text = f"{reason}; rolling back failed too: {_reason(second)}; `dpu save -` shows what runs"
                 raise ApplyError(text, rolled_back=False) from error
@@ -286,12 +295,17 @@ class Control:
                 self._save()
 
     async def _move(self, target):
-        """Walk the steps to `target`; wherever it ends, `running` is what the device has."""
+        """Walk the steps to `target`; wherever it ends, `running` is what the device has.
+
+        Raises _StoppedError between two steps, then all is taken down anyway.
+        """
         while steps := plan.diff(self.running, target):
             for step in steps:
                 if isinstance(step, plan.DelPort):
                     self.device.close_port(step.port.name)
             for step in steps:
+                if self._stopping:
+                    raise _StoppedError
                 if await step.do(self.device):
                     self.running = step.applied(self.running)
                     continue

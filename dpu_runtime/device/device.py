@@ -26,7 +26,7 @@ from dpu_runtime.device.supervisor import Supervisor
 from dpu_runtime.device.takeover import Takeover
 from dpu_runtime.device.wiring import change_mtu, rewire, wire_interface
 from dpu_runtime.drivers.af_xdp.umem import Umem
-from dpu_runtime.drivers.port import PortError
+from dpu_runtime.drivers.port import PortError, close_all
 from dpu_runtime.drivers.tap.port import check_tun_device
 from dpu_runtime.kernels import layout
 from dpu_runtime.observe import perf_map
@@ -116,13 +116,11 @@ class DpuDevice(Takeover):
         await self._interfaces.stop()
         for task in self._tasks:
             task.cancel()
-        for live in self.ports.values():
-            if live.plane:
-                await live.driver.stop()
+        rings = [live.driver for live in self.ports.values() if live.plane]
+        await asyncio.gather(*(driver.stop() for driver in rings))
         await self._supervisor.stop()
         perf_map.remove_stale()
-        for live in self.ports.values():
-            live.driver.close()
+        close_all(live.driver for live in self.ports.values())
         self.ports.clear()
         for fd in self._kicks:
             os.close(fd)
