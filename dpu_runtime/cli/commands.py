@@ -10,9 +10,10 @@ import os
 import sys
 import time
 
-from dpu_runtime.api.client import Client
+from dpu_runtime.api.client import Client, NoDaemonError
 from dpu_runtime.cli import options, show
 from dpu_runtime.config.errors import ConfigError, DaemonError, Problem, RpcError
+from dpu_runtime.config.places import DEFAULT_STATE_DIR
 
 
 def run(args):
@@ -95,8 +96,45 @@ def save(args):
 
 
 def status(args):
-    """Show how the daemon is."""
-    _print(args, _call(args, "status"), show.status)
+    """Show how the daemon is, or what there is without one."""
+    try:
+        data = _call(args, "status")
+    except NoDaemonError as error:
+        raise _without_daemon(args, error) from None
+    _print(args, data, show.status)
+
+
+def stop(args):
+    """End the daemon, or a data plane that is alone."""
+    from dpu_runtime.programs import stop  # noqa: PLC0415  (only this command uses it)
+
+    try:
+        client = Client(args.daemon_socket)
+    except NoDaemonError as error:
+        which, pid = "data_plane", stop.end_data_plane(args.state_dir)
+        if pid is None:
+            raise NoDaemonError(f"{error}, and no data plane in state directory {args.state_dir}") from None
+    else:
+        with client:
+            which, pid = "daemon", stop.end_daemon(client.sock)
+    _print(args, {which: {"pid": pid}}, lambda _: f"{which.replace('_', ' ')} {pid} ended")
+
+
+def _without_daemon(args, error):
+    """`error` with what uses the state directory."""
+    from dpu_runtime.programs import left_behind  # noqa: PLC0415  (only where nobody answers)
+
+    where = args.state_dir
+    if pid := left_behind.daemon(where):
+        text = f"a daemon (process {pid}) uses state directory {where}, on another socket"
+        return NoDaemonError(f"{error}\n{text}", {"daemon": {"pid": pid, "state_dir": where}})
+    pid = left_behind.data_plane(where)
+    if pid is None:
+        return error
+    end = "dpu stop" if where == DEFAULT_STATE_DIR else f"dpu stop --state-dir {where}"
+    text = f"data plane {pid or '(of another user)'} still forwards for state directory {where}:"
+    text += f" `dpu run` goes on with it, `{end}` ends it"
+    return NoDaemonError(f"{error}\n{text}", {"data_plane": {"pid": pid or None, "state_dir": where}})
 
 
 def stats(args):

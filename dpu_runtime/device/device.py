@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from dpu_runtime.config.errors import DataPlaneError
+from dpu_runtime.config.places import ADOPT_SOCKET
 from dpu_runtime.device.functions import Functions
 from dpu_runtime.device.interface_watch import InterfaceWatch
 from dpu_runtime.device.live_port import LivePort, has_rings, make_driver, makes_interface, uses_interface
@@ -37,7 +38,6 @@ from dpu_runtime.plane.words import Control, WorkerWord
 
 log = logging.getLogger("dpu.device")
 
-ADOPT_SOCKET = "dataplane.sock"  # in the state directory
 WATCH_RINGS_S = 0.5
 HEALTHY_TIMEOUT_S = 2.0
 # the frame's keys of a port that change under traffic; others make it go and come again
