@@ -7,6 +7,7 @@ Not:  anything heavy at import; `run` and `check` load the rest when they are us
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 
@@ -20,11 +21,19 @@ def run(args):
     """Run the daemon until it is told to stop."""
     from dpu_runtime.plane.child import Child  # noqa: PLC0415
 
+    _end_on_signals()
     child = Child()  # it loads the compiler while this process reads its configuration
     try:
         _run(args, child)
     finally:
         child.end()
+
+
+def _end_on_signals():
+    """Until the daemon sees to them: SIGTERM and SIGINT end this process in order, SIGHUP does nothing."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _run(args, child):

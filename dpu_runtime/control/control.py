@@ -15,6 +15,7 @@ from dpu_runtime.config.models import Config
 from dpu_runtime.config.references import cleared, missing, renamed, standing
 from dpu_runtime.control import plan
 from dpu_runtime.control.origin import Origin
+from dpu_runtime.control.words import by_section, enumeration, how_many, in_numbers
 from dpu_runtime.drivers.port import PortError
 
 log = logging.getLogger("dpu.control")
@@ -56,7 +57,7 @@ class Control:
             self._save()
             if there != asked:
                 more = {key: number - asked[key] for key, number in there.items()}
-                log.info("%s made at run time are back", in_numbers(more))
+                log.info("%s made at run time are back", in_numbers(more, self.running.SECTIONS))
 
     async def _bring_back(self, port, gone):
         """Make a port again, closed until `_move` has set what names it; returns why it cannot come.
@@ -100,7 +101,7 @@ class Control:
                         _dropped(key, item.name, f"the configuration file has a {key} of this name now")
                 for item in free[key]:
                     if lost := missing(item, there):
-                        _dropped(key, item.name, "it names " + enumeration(_by_section(lost)))
+                        _dropped(key, item.name, "it names " + enumeration(by_section(lost)))
                 parts[key] = [*own, *come[key]]
         again = {port.name: renamed(port, renames) for port in ports}
         parts["port"] = [again.get(port.name, port) for port in config.port]
@@ -337,32 +338,6 @@ def _fitting(parts):
 
 def _dropped(section, name, why):
     log.warning("%s %s, made at run time, is dropped: %s", section, name, why)
-
-
-def _by_section(names):
-    """[(section, name)] as words, a section each."""
-    found = {}
-    for section, name in names:
-        found.setdefault(section, []).append(name)
-    return [f"{section} {', '.join(own)}" for section, own in found.items()]
-
-
-def enumeration(words):
-    """The words as one says them: a, b and c."""
-    *front, last = words
-    return f"{', '.join(front)} and {last}" if front else last
-
-
-def how_many(parts):
-    """{list of a configuration: how many are in it}."""
-    return {key: len(part) for key, part in parts.items() if key != "runtime"}
-
-
-def in_numbers(numbers):
-    """What `how_many` says, in words: ports, and of functions what there is."""
-    words = {section.key: section.words for section in Config.SECTIONS}
-    items = [f"{number} {words[key]}" for key, number in numbers.items() if number and key in words]
-    return enumeration([f"{numbers['port']} ports", *items])
 
 
 def _reason(error):

@@ -20,12 +20,13 @@ from dpu_runtime.api.rpc import Server
 from dpu_runtime.config.errors import ApplyError, ConfigError, DaemonError, NotAdoptedError
 from dpu_runtime.config.models import Config
 from dpu_runtime.control.config_file import ConfigFile
-from dpu_runtime.control.control import REFUSALS, Control, how_many, in_numbers, plan
+from dpu_runtime.control.control import REFUSALS, Control, plan
 from dpu_runtime.control.interface import Device
 from dpu_runtime.control.notify import sd_notify, watchdog_interval_s
 from dpu_runtime.control.origin import Kept
 from dpu_runtime.control.signals import RELOADING, Signals, Terminal
 from dpu_runtime.control.state import StateDir
+from dpu_runtime.control.words import how_many, in_numbers
 
 __all__ = ["Daemon", "Device", "run"]
 
@@ -148,7 +149,7 @@ class Daemon:
             await self._control.device.take_over()
         except REFUSALS as error:
             raise NotAdoptedError(str(error)) from error
-        log.info("adopted a data plane with %s", in_numbers(how_many(running.parts())))
+        log.info("adopted a data plane with %s", in_numbers(how_many(running.parts()), running.SECTIONS))
         if self._named_config:
             self._report_differences(running)
 

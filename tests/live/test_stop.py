@@ -108,3 +108,14 @@ def test_a_change_that_waits_for_one_that_hangs_ends_with_it(new_daemon):
         client.sendall(json.dumps(request).encode() + b"\n")
         assert daemon.status()["ports"] == 0  # so the one before has begun
         assert stopped_within(daemon) < STOP_S_MAX
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_that_loads_its_modules_ends_in_order_too(new_daemon, number):
+    """Before it has a lock, a socket or a data plane; a terminal that closes does not end it."""
+    daemon = new_daemon()
+    process = daemon.spawn()
+    assert wait_until(lambda: len(daemon.processes()) > 1), "the data plane's process is the first thing"
+    process.send_signal(signal.SIGHUP)
+    assert stopped_within(daemon, number) < STOP_S_MAX
+    assert "stopping" in daemon.log() or not daemon.state_dir.exists()
