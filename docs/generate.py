@@ -38,8 +38,9 @@ One TOML file: a table `[runtime]`, a table `[[port]]` for every port, and the t
 optional. Functions add keys to `[runtime]` and `[[port]]` too: [functions/](functions/) has a page for each.
 `dpu check FILE` validates a file without touching the system; an error names file, line, key, value and what
 is allowed. `dpu apply FILE` makes it run: the difference to what runs is applied, all of it or nothing, and
-`--dry-run` prints it. What was applied is kept over restarts: [what-stays.md](what-stays.md). `dpu save FILE`
-writes what runs. Examples are in `examples/`.
+`--dry-run` prints it. What was applied is kept over restarts: [what-stays.md](what-stays.md). `dpu reload`
+and SIGHUP do the same with the file of `dpu run -c FILE`. `dpu save FILE` writes what runs. Examples are in
+`examples/`.
 
 ```toml
 {demo}```

@@ -15,7 +15,11 @@ _READ_BYTES = 1 << 16
 
 
 class NoDaemonError(Exception):
-    """Nobody answers on the socket."""
+    """Nobody answers on the socket; `data` is what was found instead, as JSON has it."""
+
+    def __init__(self, text, data=None):
+        super().__init__(text)
+        self.data = data
 
 
 class Client:
@@ -47,6 +51,11 @@ class Client:
             error = response["error"]
             raise RpcError(error["code"], error["message"], error.get("data"))
         return response["result"]
+
+    @property
+    def sock(self):
+        """The connected socket."""
+        return self._sock
 
     def fileno(self):
         """Readable outside of a call when the daemon has ended the connection."""

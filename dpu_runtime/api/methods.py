@@ -20,6 +20,7 @@ from dpu_runtime.api.rpc import INVALID_PARAMS, METHOD_NOT_FOUND, REFUSED
 from dpu_runtime.config.errors import ApplyError, ConfigError, RpcError
 from dpu_runtime.config.file import config_toml, parse_config, problems
 from dpu_runtime.config.models import AnyPort, PortConfig
+from dpu_runtime.control.config_file import ConfigFile
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,11 @@ def method(name, params, result, text=None):
 
 
 class Api:
-    """The methods over one `Control`."""
+    """The methods over one `Control`; `file` is the daemon's ConfigFile."""
 
-    def __init__(self, control):
+    def __init__(self, control, file=None):
         self.control = control
+        self.file = file or ConfigFile()
         self.started = time.monotonic()
 
     async def call(self, name, params):
@@ -173,6 +175,13 @@ async def _config_apply(api, params):
     """Make a configuration run: all of it or nothing."""
     config = parse_config(params.toml, params.source)
     changes = await api.control.apply(config, dry_run=params.dry_run)
+    return {"changes": changes, "dry_run": params.dry_run}
+
+
+@method("config.reload", shapes.ReloadParams, shapes.Changes)
+async def _config_reload(api, params):
+    """Read the daemon's configuration file again and make it run: all of it or nothing."""
+    changes = await api.file.apply(api.control, params.dry_run)
     return {"changes": changes, "dry_run": params.dry_run}
 
 

@@ -79,6 +79,12 @@ class ApplyParams(Shape):
     dry_run: bool = Field(False, description="only say what would change")
 
 
+class ReloadParams(Shape):
+    """The file is the daemon's own."""
+
+    dry_run: bool = Field(False, description="only say what would change")
+
+
 class Change(Shape):
     """What a change answers."""
 

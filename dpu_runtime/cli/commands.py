@@ -7,23 +7,33 @@ Not:  anything heavy at import; `run` and `check` load the rest when they are us
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 
-from dpu_runtime.api.client import Client
+from dpu_runtime.api.client import Client, NoDaemonError
 from dpu_runtime.cli import options, show
 from dpu_runtime.config.errors import ConfigError, DaemonError, Problem, RpcError
+from dpu_runtime.config.places import DEFAULT_STATE_DIR
 
 
 def run(args):
     """Run the daemon until it is told to stop."""
     from dpu_runtime.plane.child import Child  # noqa: PLC0415
 
+    _end_on_signals()
     child = Child()  # it loads the compiler while this process reads its configuration
     try:
         _run(args, child)
     finally:
         child.end()
+
+
+def _end_on_signals():
+    """Until the daemon sees to them: SIGTERM and SIGINT end this process in order, SIGHUP does nothing."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _run(args, child):
@@ -37,7 +47,7 @@ def _run(args, child):
         config, file = parse_config(text, str(args.config)), digest(text)
     socket = args.given_socket and args.daemon_socket
     try:
-        daemon.run(config, socket, args.perf_map, child, file=file, fresh=args.fresh)
+        daemon.run(config, socket, args.perf_map, child, path=args.config, file=file, fresh=args.fresh)
     except ApplyError as error:
         raise DaemonError(str(error)) from None
 
@@ -65,7 +75,16 @@ def apply(args):
         problem = f"octet {error.start} is not UTF-8"
         raise ConfigError([Problem("", problem, file=source, has_value=False)]) from None
     result = _call(args, "config.apply", toml=text, source=source, dry_run=args.dry_run)
-    _print(args, result, lambda data: "\n".join(data["changes"] or ["nothing to change"]))
+    _print(args, result, _changes)
+
+
+def reload(args):
+    """Have the daemon read its file again."""
+    _print(args, _call(args, "config.reload", dry_run=args.dry_run), _changes)
+
+
+def _changes(data):
+    return "\n".join(data["changes"] or ["nothing to change"])
 
 
 def save(args):
@@ -90,8 +109,45 @@ def save(args):
 
 
 def status(args):
-    """Show how the daemon is."""
-    _print(args, _call(args, "status"), show.status)
+    """Show how the daemon is, or what there is without one."""
+    try:
+        data = _call(args, "status")
+    except NoDaemonError as error:
+        raise _without_daemon(args, error) from None
+    _print(args, data, show.status)
+
+
+def stop(args):
+    """End the daemon, or a data plane that is alone."""
+    from dpu_runtime.programs import stop  # noqa: PLC0415  (only this command uses it)
+
+    try:
+        client = Client(args.daemon_socket)
+    except NoDaemonError as error:
+        which, pid = "data_plane", stop.end_data_plane(args.state_dir)
+        if pid is None:
+            raise NoDaemonError(f"{error}, and no data plane in state directory {args.state_dir}") from None
+    else:
+        with client:
+            which, pid = "daemon", stop.end_daemon(client.sock)
+    _print(args, {which: {"pid": pid}}, lambda _: f"{which.replace('_', ' ')} {pid} ended")
+
+
+def _without_daemon(args, error):
+    """`error` with what uses the state directory."""
+    from dpu_runtime.programs import left_behind  # noqa: PLC0415  (only where nobody answers)
+
+    where = args.state_dir
+    if pid := left_behind.daemon(where):
+        text = f"a daemon (process {pid}) uses state directory {where}, on another socket"
+        return NoDaemonError(f"{error}\n{text}", {"daemon": {"pid": pid, "state_dir": where}})
+    pid = left_behind.data_plane(where)
+    if pid is None:
+        return error
+    end = "dpu stop" if where == DEFAULT_STATE_DIR else f"dpu stop --state-dir {where}"
+    text = f"data plane {pid or '(of another user)'} still forwards for state directory {where}:"
+    text += f" `dpu run` goes on with it, `{end}` ends it"
+    return NoDaemonError(f"{error}\n{text}", {"data_plane": {"pid": pid or None, "state_dir": where}})
 
 
 def stats(args):

@@ -17,6 +17,7 @@ from dpu_runtime.api.client import DEFAULT_SOCKET, NoDaemonError
 from dpu_runtime.cli import commands, functions, nouns, options
 from dpu_runtime.cli.parser import Parser
 from dpu_runtime.config.errors import ConfigError, DaemonError, RpcError
+from dpu_runtime.config.places import DEFAULT_STATE_DIR
 
 IFNAME = "eth0"  # what `dpu attach` calls an interface, as the engines do
 EXIT_DONE = 0
@@ -36,7 +37,7 @@ def main(argv=None):
         args.command(args)
         sys.stdout.flush()
     except NoDaemonError as error:
-        return _fail(args, str(error), EXIT_NO_DAEMON)
+        return _fail(args, str(error), EXIT_NO_DAEMON, error.data)
     except RpcError as error:
         return _fail(args, error.message, EXIT_REFUSED, error.data)
     except ConfigError as error:
@@ -134,8 +135,12 @@ def _add_daemon_commands(verbs, add):
     text = "validate a configuration without touching the system"
     add(verbs, "check", text, commands.check, _check_options)
     add(verbs, "apply", "make a configuration run, all of it or nothing", commands.apply, _apply_options)
+    text = "have the daemon read the file of `dpu run -c` again, all of it or nothing; SIGHUP does too"
+    add(verbs, "reload", text, commands.reload, _reload_options)
     add(verbs, "save", "write the running configuration to a file", commands.save, _save_options)
-    add(verbs, "status", "show how the daemon is", commands.status)
+    add(verbs, "status", "show how the daemon is", commands.status, _state_dir_option)
+    text = "end the daemon in order and wait for it, or the data plane that a killed one left"
+    add(verbs, "stop", text, commands.stop, _state_dir_option)
     text = "show counters of ports, drop reasons, kernels and workers"
     add(verbs, "stats", text, commands.stats, _stats_options)
     text = "show where the workers' time goes: stages, calls, idle"
@@ -161,8 +166,22 @@ def _apply_options(apply):
     apply.add_argument("file", metavar="FILE", help="- is standard input")
 
 
+def _reload_options(reload):
+    reload.add_argument("--dry-run", action="store_true", help="only print what would change")
+
+
 def _save_options(save):
     save.add_argument("file", metavar="FILE", help="- is standard output")
+
+
+def _state_dir_option(parser):
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        type=os.path.abspath,
+        default=DEFAULT_STATE_DIR,
+        help=f"where to look for a data plane that is alone; default: {DEFAULT_STATE_DIR}",
+    )
 
 
 def _stats_options(stats):

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from dpu_runtime.config import types
 from dpu_runtime.config.model import Keys
+from dpu_runtime.config.places import DEFAULT_STATE_DIR
 from dpu_runtime.config.types import Allowed, Cli
 from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, FRAME_BYTES, FRAMES_MAX, QUEUE_FRAMES
 from dpu_runtime.kernels.layout import WORKERS_MAX
@@ -48,7 +49,7 @@ class RuntimeKeys(Keys):
 
     socket: types.SocketPath = Field("/run/dpu/dpu.sock", description="Unix socket of the API, mode 0660")
     state_dir: types.AbsolutePath = Field(
-        "/var/lib/dpu",
+        DEFAULT_STATE_DIR,
         description="folder of the lock and of what outlives the daemon, one a daemon; see what-stays.md",
     )
     workers: Annotated[list[int], Allowed("numbers of CPUs of this machine, each once")] = Field(

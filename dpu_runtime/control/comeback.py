@@ -33,10 +33,10 @@ async def bring_back(control, kept, applied=None):
     if applied is not None:
         control.origin.of_names(kept.applied, applied)
         numbers = {key: len(own & kept.applied.get(key, set())) for key, own in there.items()}
-        log.info("in force as `dpu apply` left it: %s", in_numbers(numbers))
+        log.info("in force as `dpu apply` left it: %s", in_numbers(numbers, control.running.SECTIONS))
     back = {key: len(own - before[key] - kept.applied.get(key, set())) for key, own in there.items()}
     if any(back.values()):
-        log.info("%s made at run time are back", in_numbers(back))
+        log.info("%s made at run time are back", in_numbers(back, control.running.SECTIONS))
 
 
 async def _port(control, port, gone):

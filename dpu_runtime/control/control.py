@@ -24,10 +24,14 @@ log = logging.getLogger("dpu.control")
 RETRY_S = 5.0  # between attempts to write what could not be written
 
 
+class _StoppedError(Exception):
+    """The daemon is to stop in the middle of a change."""
+
+
 class Control:
     """The running configuration and the only way to change it.
 
-    file      digest of the configuration file that the daemon was started with, None without
+    file      digest of the daemon's own configuration file, as it was read last, None without
     not_kept  why a later daemon would not know of what runs, None if it would
     """
 
@@ -80,8 +84,10 @@ class Control:
         await self.move(self.running.model_copy(update=whole))
         return self.running
 
-    async def apply(self, wanted, dry_run=False):
+    async def apply(self, wanted, dry_run=False, own=None):
         """Make `wanted`, a file, run; returns the changes in lines. Raises ConfigError, ApplyError.
+
+        own  digest of `wanted`, if that is what the daemon's own file says now
 
         Keys of [runtime] that `wanted` does not name stay as they run, and so do ports with an owner.
         """
@@ -92,7 +98,7 @@ class Control:
             changing = {key: getattr(wanted.runtime, key) for key in wanted.runtime.CHANGING}
             parts = plan.beside_owned(self.running, wanted)
             parts["runtime"] = self.running.runtime.model_copy(update=changing)
-            return await self._apply(parts, wanted, dry_run)
+            return await self._apply(parts, wanted, dry_run, own)
 
     async def add_port(self, port):
         """Add a port. Raises ConfigError when its name is taken, ApplyError when the device refuses."""
@@ -170,7 +176,7 @@ class Control:
             )
 
     async def stop(self):
-        """Wait for a change that is under way, refuse further ones, take everything down."""
+        """Have a change that is under way end at its next step, refuse further ones, take everything down."""
         self._stopping = True
         self.device.give_up()
         async with self._lock:
@@ -214,33 +220,39 @@ class Control:
                 problem.key = problem.key.removeprefix(new)
             raise ConfigError(error.problems) from None
 
-    async def _apply(self, parts, file=None, dry_run=False):
-        """Make `parts` run; `file` is the configuration file that asks for it, if one does."""
+    async def _apply(self, parts, file=None, dry_run=False, own=None):
+        """Make `parts` run; `file` is the file that asks for it, if one does; `own` as of `apply`."""
         target = plan.fitting(parts)
         lines = plan.summary(self.running, target)
         if not dry_run:
-            await self._change(target, file)
+            await self._change(target, file, own)
             for line in lines:
                 log.info("%s", line)
         return lines
 
-    async def _change(self, target, file=None):
+    async def _change(self, target, file=None, own=None):
         if self._stopping:
             raise ApplyError("the daemon is stopping")
         before = self.running
         try:
             await self.move(target)
+        except _StoppedError:
+            self.running = before  # what a later daemon is to know of: nothing was changed
+            raise ApplyError("the daemon is stopping; nothing was changed") from None
         except Exception as error:
             reason = _reason(error)
             try:
                 await self.move(before)
+            except _StoppedError:
+                self.running = before
             except Exception as second:
                 text = f"{reason}; rolling back failed too: {_reason(second)}; `dpu save -` shows what runs"
                 raise ApplyError(text, rolled_back=False) from error
             raise ApplyError(f"{reason}; nothing was changed") from error
         else:
             if file is not None:
-                self.origin.of_file(file, None if self._starting else Applied(self._file))
+                self._file = own or self._file
+                self.origin.of_file(file, None if own or self._starting else Applied(self._file))
                 for port in plan.changed_ports(before, target):
                     self.origin.note(port)
         finally:
@@ -248,12 +260,17 @@ class Control:
                 self._save()
 
     async def move(self, target):
-        """Walk the steps to `target`; wherever it ends, `running` is what the device has."""
+        """Walk the steps to `target`; wherever it ends, `running` is what the device has.
+
+        Raises _StoppedError between two steps, then all is taken down anyway.
+        """
         while steps := plan.diff(self.running, target):
             for step in steps:
                 if isinstance(step, plan.DelPort):
                     self.device.close_port(step.port.name)
             for step in steps:
+                if self._stopping:
+                    raise _StoppedError
                 if await step.do(self.device):
                     self.running = step.applied(self.running)
                     continue

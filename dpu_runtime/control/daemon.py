@@ -3,9 +3,10 @@
 In:   a configuration, or none. Out: a served socket, a state directory, lines on stderr.
 Not:  packets. This process never imports the compiler; the data plane is another process.
 
-A clean end (SIGTERM, SIGINT) takes everything down. A killed daemon leaves the data plane running;
-the next one adopts it and goes on with what ran, what was made at run time included. A file that
-differs is reported, and applied when `dpu apply` says so. What a start of nothing goes by: basis.py.
+A clean end (SIGTERM, SIGINT) takes everything down. SIGHUP reads the configuration file again. A killed
+daemon leaves the data plane running; the next one adopts it and goes on with what ran, what was made at run
+time included. A file that differs is reported, and applied when `dpu apply` or `dpu reload` says so. What a
+start of nothing goes by: basis.py.
 """
 
 import asyncio
@@ -15,19 +16,18 @@ import logging
 import signal
 import time
 
-from pydantic import ValidationError
-
 from dpu_runtime.api.methods import Api
 from dpu_runtime.api.rpc import Server
 from dpu_runtime.config.errors import ApplyError, ConfigError, DaemonError, NotAdoptedError
-from dpu_runtime.config.file import problems
-from dpu_runtime.config.models import Config, RuntimeConfig
+from dpu_runtime.config.models import Config
 from dpu_runtime.control import plan
 from dpu_runtime.control.basis import Basis, forget
+from dpu_runtime.control.config_file import ConfigFile
 from dpu_runtime.control.control import Control
 from dpu_runtime.control.interface import REFUSALS, Device
 from dpu_runtime.control.notify import sd_notify, watchdog_interval_s
 from dpu_runtime.control.origin import Kept
+from dpu_runtime.control.signals import RELOADING, Signals, Terminal
 from dpu_runtime.control.state import StateDir
 from dpu_runtime.control.words import how_many, in_numbers
 
@@ -41,32 +41,45 @@ REAP_S = 0.25  # between looks for ports whose container ended
 class Daemon:
     """A daemon over `make_device(runtime)`, for `config` or for nothing yet.
 
-    file   digest (config/file.py) of the configuration file
+    path   the configuration file that `config` came from, for a reload
+    file   its digest (config/file.py)
     fresh  forget what was applied and what was made at run time
     """
 
-    def __init__(self, make_device, config=None, socket=None, perf_map=False, *, file=None, fresh=False):
-        self.config = config or Config()
+    def __init__(
+        self, make_device, config=None, socket=None, perf_map=False, *, path=None, file=None, fresh=False
+    ):
         self._named_config = config is not None
         given = {**({"socket": str(socket)} if socket else {}), **({"perf_map": True} if perf_map else {})}
-        if given:
-            self.config = _with_runtime(self.config, given)
+        self._file = ConfigFile(path, given)
+        self.config = self._file.as_given(config or Config())
         self.runtime = self.config.runtime
         self.ready = asyncio.Event()
         self._make_device = make_device
-        self._file = file
+        self._digest = file
         self._fresh = fresh
         self._basis = None
         self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._signals = Signals(self._signalled)
+        self._terminal = Terminal()
         self._state = StateDir(self.runtime.state_dir)
         self._control = None
         self._server = None
 
-    async def run(self):
-        """Serve until `stop()`, SIGTERM or SIGINT. Raises DaemonError, ApplyError, or what a device does."""
+    async def run(self, signals_after=None):
+        """Serve until `stop()`, SIGTERM or SIGINT. Raises DaemonError, ApplyError, or what a device does.
+
+        signals_after  what signals do once it has ended; default: what they did before
+        """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
+        self._signals.take()
+        try:
+            await self._run(loop)
+        finally:
+            self._signals.give_back(signals_after)
+
+    async def _run(self, loop):
         self._state.lock()
         stopped = loop.create_task(self._stop.wait())
         try:
@@ -83,26 +96,33 @@ class Daemon:
         finally:
             stopped.cancel()
             await self._end()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
 
     def stop(self):
         """Ask `run` to end."""
         self._stop.set()
 
     def _signalled(self, number):
-        log.info("%s: stopping", signal.Signals(number).name)
-        self.stop()
+        name = signal.Signals(number).name
+        if self._stop.is_set():
+            return  # it does already
+        if number == RELOADING and self._terminal.hung_up():
+            log.info("%s: the terminal is closed, the daemon goes on", name)
+        elif number == RELOADING:
+            log.info("%s: reading the configuration file again", name)
+            self._reload.set()
+        else:
+            log.info("%s: stopping", name)
+            self.stop()
 
     async def _start(self):
         began = time.monotonic()
         if self._fresh:
             await forget(self._state, self._make_device(self.runtime))
-        self._basis = Basis(self._state, self.config, self._file)
+        self._basis = Basis(self._state, self.config, self._digest)
         self.runtime = self._basis.config.runtime
         device = self._make_device(self.runtime)
-        self._control = Control(device, self._state, self.runtime, self._file)
-        self._server = Server(self.runtime.socket, Api(self._control).call)
+        self._control = Control(device, self._state, self.runtime, self._digest)
+        self._server = Server(self.runtime.socket, Api(self._control, self._file).call)
         await self._server.listen()
         try:
             await device.start(self._basis.config)
@@ -147,7 +167,7 @@ class Daemon:
             await self._control.device.take_over()
         except REFUSALS as error:
             raise NotAdoptedError(str(error)) from error
-        log.info("adopted a data plane with %s", in_numbers(how_many(running.parts())))
+        log.info("adopted a data plane with %s", in_numbers(how_many(running.parts()), running.SECTIONS))
         if self._named_config and self._basis.applied is None:
             self._report_differences(running)
 
@@ -165,7 +185,7 @@ class Daemon:
         sd_notify("READY=1", "STATUS=forwarding")
         self.ready.set()
         loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(self._watch()), loop.create_task(self._reap())]
+        tasks = [loop.create_task(work()) for work in (self._watch, self._reap, self._reload_when_told)]
         try:
             await asyncio.wait((stopped, *tasks), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -177,10 +197,25 @@ class Daemon:
         """Detach the ports of containers that ended."""
         while True:
             await asyncio.sleep(REAP_S)
+            self._terminal.look()
             try:
                 await self._control.reap()
             except ApplyError as error:
                 log.error("a port whose container is gone stays: %s", error)
+
+    async def _reload_when_told(self):
+        """Read the file again after a SIGHUP; one that cannot be applied is logged, and what runs goes on."""
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            try:
+                if not await self._file.apply(self._control):
+                    log.info("nothing to change")
+            except (ConfigError, ApplyError) as error:
+                for line in str(error).splitlines():
+                    log.error("not reloaded: %s", line)
+            except Exception:  # a bug, which must not end what runs
+                log.exception("not reloaded")
 
     async def _watch(self):
         """Tell systemd that the daemon lives, as long as the device does."""
@@ -211,29 +246,20 @@ class Daemon:
             self._state.close()
 
 
-def _with_runtime(config, keys):
-    """`config` with other values of these keys of [runtime], the rest as it was given."""
-    given = config.runtime.model_dump(exclude_unset=True)
-    try:
-        runtime = RuntimeConfig(**{**given, **keys})
-    except ValidationError as error:
-        raise ConfigError(problems(error, RuntimeConfig)) from None
-    return config.model_copy(update={"runtime": runtime})
-
-
-def run(config=None, socket=None, perf_map=False, child=None, *, file=None, fresh=False):
+def run(config=None, socket=None, perf_map=False, child=None, **more):
     """Run the daemon on this machine's device; returns when it was told to stop. Raises DaemonError.
 
     socket, perf_map  instead of what the configuration says, when given
     child             a data-plane process that was started already
-    file, fresh       as of a `Daemon`
+    more              path, file and fresh, as of a `Daemon`
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     device = importlib.import_module("dpu_runtime.device.device")  # opens /dev/net/tun and more, only here
 
     async def main():
         make_device = functools.partial(device.DpuDevice, child=child)
-        await Daemon(make_device, config, socket, perf_map, file=file, fresh=fresh).run()
+        daemon = Daemon(make_device, config, socket, perf_map, **more)
+        await daemon.run(signals_after=signal.SIG_IGN)  # all is taken down: what is left ends undisturbed
 
     try:
         asyncio.run(main())

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from dpu_runtime.config.errors import ConfigError, DaemonError
 from dpu_runtime.config.file import problems
 from dpu_runtime.config.models import AnyPort, Config, PortConfig, RuntimeConfig
+from dpu_runtime.config.places import LOCK, RUNNING
 from dpu_runtime.control.durable import Journal, write_atomically
 from dpu_runtime.control.json_texts import JsonTexts
 from dpu_runtime.control.origin import Applied, Kept
@@ -35,7 +36,7 @@ class StateDir:
 
     def __init__(self, path):
         self.path = Path(path)
-        self.running_path = self.path / "running.json"
+        self.running_path = self.path / RUNNING
         self._runtime = Journal(self.path / "runtime.json", RUNTIME_VERSION)
         self._written = None  # octets of running.json, so that an unchanged file is left alone
         self._lasts = True  # what running.json has, until this process has written it
@@ -44,7 +45,7 @@ class StateDir:
 
     def lock(self):
         """Make the directory and take its lock. Raises DaemonError naming the daemon that has it."""
-        lock_path = self.path / "dpu.lock"
+        lock_path = self.path / LOCK
         try:
             self.path.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)

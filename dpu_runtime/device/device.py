@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from dpu_runtime.config.errors import DataPlaneError
+from dpu_runtime.config.places import ADOPT_SOCKET
 from dpu_runtime.device.functions import Functions
 from dpu_runtime.device.interface_watch import InterfaceWatch
 from dpu_runtime.device.live_port import LivePort, has_rings, make_driver, makes_interface, uses_interface
@@ -26,7 +27,7 @@ from dpu_runtime.device.supervisor import Supervisor
 from dpu_runtime.device.takeover import Takeover, let_go
 from dpu_runtime.device.wiring import change_mtu, rewire, wire_interface
 from dpu_runtime.drivers.af_xdp.umem import Umem
-from dpu_runtime.drivers.port import PortError
+from dpu_runtime.drivers.port import PortError, close_all
 from dpu_runtime.drivers.tap.port import check_tun_device
 from dpu_runtime.kernels import layout
 from dpu_runtime.observe import perf_map
@@ -37,7 +38,6 @@ from dpu_runtime.plane.words import Control, WorkerWord
 
 log = logging.getLogger("dpu.device")
 
-ADOPT_SOCKET = "dataplane.sock"  # in the state directory
 WATCH_RINGS_S = 0.5
 HEALTHY_TIMEOUT_S = 2.0
 # the frame's keys of a port that change under traffic; others make it go and come again
@@ -125,13 +125,11 @@ class DpuDevice(Takeover):
         await self._interfaces.stop()
         for task in self._tasks:
             task.cancel()
-        for live in self.ports.values():
-            if live.plane:
-                await live.driver.stop()
+        rings = [live.driver for live in self.ports.values() if live.plane]
+        await asyncio.gather(*(driver.stop() for driver in rings))
         await self._supervisor.stop()
         perf_map.remove_stale()
-        for live in self.ports.values():
-            live.driver.close()
+        close_all(live.driver for live in self.ports.values())
         self.ports.clear()
         for fd in self._kicks:
             os.close(fd)

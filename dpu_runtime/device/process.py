@@ -146,13 +146,13 @@ class Process:
         self.close()
         return code
 
-    async def end(self):
+    async def end(self, timeout_s=END_TIMEOUT_S):
         """Have a process end that is told to, or that nobody else can reach; wait for it and forget it."""
         self.sock.close()  # a standby ends on this
         try:
-            await asyncio.wait_for(self.exited(), END_TIMEOUT_S)
+            await asyncio.wait_for(self.exited(), timeout_s)
         except TimeoutError:
-            log.error("data plane %d does not end; killed", self.pid)
+            log.error("data plane %d does not end within %.1f s; killed", self.pid, timeout_s)
         await self.killed()
 
     def close(self):

@@ -19,6 +19,7 @@ log = logging.getLogger("dpu.supervisor")
 POLL_S = 0.01
 RETRY_S = 0.5  # between attempts to start a process that does not start
 REQUEST_ATTEMPTS = 2  # a request to a process that dies is made again to its successor
+STOP_TIMEOUT_S = 0.7  # from when it is told to stop to when it is killed
 TAKEOVER_TIMEOUT_S = 60.0  # how long a request waits for the successor
 
 
@@ -110,10 +111,12 @@ class Supervisor:
             self._making = None
 
     def give_up(self):
-        """Make no more machine code, and let whoever waits for some know."""
+        """Make no more machine code, and wait no longer for a process that does not answer."""
         self._given_up = True
         if self._making is not None:
             self._making.cancel()
+        if self.active is not None:
+            self._spawn_task(_answer_or_die(self.active))
 
     async def spawn(self, more=frozenset()):
         """Start a process that has the machine code of what is expected, and more."""
@@ -277,20 +280,40 @@ class Supervisor:
                 if process is self.active:
                     self._present.clear()
                     process.kill()  # one that does not answer is replaced like one that died
-                if attempt == REQUEST_ATTEMPTS:
+                if attempt == REQUEST_ATTEMPTS or self._given_up:
                     raise
         raise DataPlaneError("no data plane is running")
 
     async def stop(self):
-        """End both processes and wait for them."""
+        """End both processes and wait for them; one that is too slow is killed."""
         self._stopping = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.active is not None:
-            with contextlib.suppress(DataPlaneError):
-                await self.active.request({"do": "stop"})
-        processes = [process for process in (self.active, self.standby) if process is not None]
+        active, standby = self.active, self.standby
         self.active = self.standby = None
-        for process in processes:
-            await process.end()
+        ends = [process.end(STOP_TIMEOUT_S) for process in (standby,) if process is not None]
+        await asyncio.gather(_stop(active), *ends)
+
+
+async def _answer_or_die(process):
+    """Kill a process that does not answer what it was asked before: what waits for it holds up the stop."""
+    try:
+        await asyncio.wait_for(process.answered(), STOP_TIMEOUT_S)
+    except TimeoutError:
+        log.error("data plane %d does not answer within %.1f s; killed", process.pid, STOP_TIMEOUT_S)
+        process.kill()
+
+
+async def _stop(process):
+    """Have the active process end its workers, then itself."""
+    if process is None:
+        return
+    asked = asyncio.ensure_future(process.request({"do": "stop"}))
+    await asyncio.wait({asked}, timeout=STOP_TIMEOUT_S)
+    if not asked.done():
+        log.error("data plane %d does not stop within %.1f s; killed", process.pid, STOP_TIMEOUT_S)
+        process.kill()
+    with contextlib.suppress(DataPlaneError):
+        await asked
+    await process.end(STOP_TIMEOUT_S)

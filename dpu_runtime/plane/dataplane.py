@@ -18,17 +18,17 @@ import socket
 import sys
 import threading
 import time
-import traceback
 
 import numpy as np
 
 from dpu_runtime.drivers.mapping import PlainQueues, map_queues
+from dpu_runtime.drivers.port import close_all
 from dpu_runtime.drivers.vhost_user.backend import Backend
 from dpu_runtime.drivers.vhost_user.layout import FAULT_CALL, FAULT_MEMORY
 from dpu_runtime.kernels.layout import PORT_UP
 from dpu_runtime.observe import perf_map
 from dpu_runtime.plane import channel
-from dpu_runtime.plane.ownership import Ownership
+from dpu_runtime.plane.ownership import Ownership, print_trace
 from dpu_runtime.plane.words import Control, WorkerWord
 
 STUCK_CALL_S = 0.1  # between looks for a worker that a driver makes wait
@@ -262,25 +262,8 @@ class DataPlane(Ownership):
         try:
             return method(message, fds)
         except Exception as error:
-            traceback.print_exc()
+            print_trace()
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}, ()
-
-    def _listen(self, path):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        if self.listener is not None:
-            self.listener.close()
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.listener.bind(path)
-        os.chmod(path, 0o600)
-        self.listener.listen(1)
-        self.listener_path = path
-
-    def _accept(self):
-        sock, _ = self.listener.accept()
-        if self.sock is not None:
-            self.sock.close()  # the newest control process is the one: it holds the state lock
-        self.sock = sock
 
     def _pass_epoch(self):
         """Wait until every worker has seen what was written before; those that do not run use nothing."""
@@ -306,18 +289,37 @@ class DataPlane(Ownership):
         for backend in self.backends.values():
             backend.stopped()
         self.backends = {}
-        for index, port in self.ports.items():
+        for index in self.ports:
             self.shared.ports[index]["flags"] &= np.uint32(~PORT_UP & 0xFFFFFFFF)
-            port.close()
-        self.ports = {}
+        ports, self.ports = self.ports, {}
+        close_all(ports.values())
         if self.listener_path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.listener_path)
 
 
 def main():
-    """Start: ignore the terminal's Ctrl-C, make the machine code, say so, serve."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Serve to the end, with the signals of a terminal ignored, and go at once.
+
+    To take compiled code apart would take the interpreter seconds. What the terminal was may be gone: what is
+    written there is lost then, and nothing else.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    code = 1
+    try:
+        _run()
+        code = 0
+    except BaseException:
+        print_trace()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _run():
+    """Make the machine code, say so, serve."""
     sock = socket.socket(fileno=int(sys.argv[1]))
     from dpu_runtime.plane.worker_thread import prepare  # noqa: PLC0415
 
@@ -338,8 +340,6 @@ def main():
         plane.serve()
     finally:
         perf_map.remove(os.getpid())
-    sys.stderr.flush()
-    os._exit(0)  # to take compiled code apart would take the interpreter seconds
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ process dies before the hand-over is done. Whose workers may run holds a lock on
 Not:  what the control process does meanwhile, dpu_runtime/device/takeover.py.
 """
 
+import contextlib
 import fcntl
 import os
+import socket
 import time
 import traceback
 
@@ -16,6 +18,12 @@ from dpu_runtime.plane.shared import SharedState
 
 OWN_TIMEOUT_S = 10.0  # a process that was to go on and does not is gone within this
 OWN_RETRY_S = 0.01
+
+
+def print_trace():
+    """Print the exception that is handled; where stderr went, the terminal's end say, nothing stops."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 class Ownership:
@@ -81,6 +89,24 @@ class Ownership:
         for index in self.shared.devices["pairs"].nonzero()[0]:  # addresses of a process before this one
             self.shared.rings[index]["configured"] = 0
 
+    def _listen(self, path):
+        """Listen for the next control process."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        if self.listener is not None:
+            self.listener.close()
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(path)
+        os.chmod(path, 0o600)
+        self.listener.listen(1)
+        self.listener_path = path
+
+    def _accept(self):
+        sock, _ = self.listener.accept()
+        if self.sock is not None:
+            self.sock.close()  # the newest control process is the one: it holds the state lock
+        self.sock = sock
+
     def _resume(self):
         """Make workers and rows of queues anew, from the descriptors there are, and go on."""
         self.paused = False
@@ -91,7 +117,7 @@ class Ownership:
             try:
                 self._take_back(index, port, backends.get(index))
             except (OSError, ValueError):
-                traceback.print_exc()  # this one is lost, the others go on
+                print_trace()  # this one is lost, the others go on
         self._listen(self.listener_path)
         self._start_workers()
 

@@ -124,10 +124,10 @@ def models_with(*more):
 MODELS = {
     "dpu_runtime.config.file": ("Config", "PortConfig", "RuntimeConfig", "KINDS"),
     "dpu_runtime.control.basis": ("RuntimeConfig",),
+    "dpu_runtime.control.config_file": ("RuntimeConfig",),
     "dpu_runtime.control.control": ("Config",),
     "dpu_runtime.control.plan": ("Config",),
     "dpu_runtime.control.state": ("Config", "PortConfig", "RuntimeConfig", "AnyPort"),
-    "dpu_runtime.control.words": ("Config",),
 }
 
 

@@ -80,17 +80,22 @@ class LiveDaemon:
         path.write_text("\n".join(lines))
         return path
 
-    def spawn(self, config=None, wrap=(), options=(), **runtime):
-        """Start `dpu run` on a file without waiting; `wrap` goes in front of it, `options` behind."""
+    def spawn(self, config=None, wrap=(), options=(), terminal=None, **runtime):
+        """Start `dpu run` on a file without waiting.
+
+        wrap      goes in front of the command, `options` behind
+        terminal  descriptor of one to run on, in place of the log
+        """
+        wrap = wrap if terminal is None else ("setsid", "--ctty", *wrap)
         config = config or self.config_file(**runtime)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*wrap, *dpu_command("run", "-c", config, *options)],
                 cwd=self.root,
                 env=environment(**{MARK: str(self.folder), "PYTHONPATH": self._path(self.root)}),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdin=subprocess.DEVNULL if terminal is None else terminal,
+                stdout=log if terminal is None else terminal,
+                stderr=log if terminal is None else terminal,
             )
         return self.process
 

@@ -36,15 +36,14 @@ def wait_for(socket):
 
 
 @contextlib.contextmanager
-def in_thread(folder, config=None, device=None):
-    """Serve on `folder`/dpu.sock from a thread; yields the device."""
+def in_thread(folder, config=None, device=None, path=None):
+    """Serve on `folder`/dpu.sock from a thread; `path` is the file to read again. Yields the device."""
     device = device or MemoryDevice()
     paths = {"socket": f"{folder}/dpu.sock", "state_dir": f"{folder}/state"}
     config = config or Config()
     runtime = config.runtime.model_copy(update=paths)
-    daemon = Daemon(lambda _runtime: device, config.model_copy(update={"runtime": runtime}))
+    daemon = Daemon(lambda _runtime: device, config.model_copy(update={"runtime": runtime}), path=path)
     loop = asyncio.new_event_loop()
-    loop.add_signal_handler = loop.remove_signal_handler = lambda *_: None  # not in the main thread
     thread = threading.Thread(target=loop.run_until_complete, args=(daemon.run(),))
     thread.start()
     try:
@@ -79,7 +78,7 @@ def main(folder, config_path="", adopted=""):
 
     async def serve():
         file = digest(read_text(config_path)) if config_path else None
-        daemon = Daemon(make_device, given, file=file)
+        daemon = Daemon(make_device, given, path=config_path or None, file=file)
         daemon._named_config = config is not None
         await daemon.run()
 

@@ -13,6 +13,7 @@ from dpu_runtime.cli import main as cli
 from dpu_runtime.config.file import config_toml, parse_config
 from dpu_runtime.config.models import RuntimeConfig
 from dpu_runtime.control import control as control_module
+from dpu_runtime.control.config_file import ConfigFile
 from dpu_runtime.control.control import Control
 from dpu_runtime.control.state import StateDir
 from tests.dpu_runtime.control.memory_device import MemoryDevice
@@ -31,6 +32,7 @@ CHANGES = {
     "port.relocate": (MOVED, "runtime.json"),
     "rule.del": ({"name": "there"}, "runtime.json"),
     "config.apply": ({"toml": TEXT}, "running.json"),
+    "config.reload": ({}, "running.json"),
 }
 
 
@@ -51,7 +53,9 @@ def full(monkeypatch):
 @pytest.fixture
 def api(tmp_path):
     control = Control(MemoryDevice(), StateDir(tmp_path), RuntimeConfig())
-    api = Api(control)
+    path = tmp_path / "dpu.toml"
+    path.write_text(TEXT)
+    api = Api(control, ConfigFile(path))
     for name, params in (("port.add", OWNED), ("rule.add", {**RULE, "name": "there"})):
         call(api, name, params)
     return api

@@ -54,6 +54,7 @@ def test_unit_file_leaves_room_for_compiled_code_and_adoption():
     assert {
         "Type=notify",
         "WatchdogSec=30s",
+        "ExecReload=/usr/local/bin/dpu reload",  # waits for the end of it, and says why not
         "KillMode=process",  # the data plane outlives the control process
         "MemoryDenyWriteExecute=no",  # machine code is written and run
         "RestrictNamespaces=net",  # setns(2) into containers

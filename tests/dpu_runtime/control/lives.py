@@ -3,6 +3,7 @@
 import asyncio
 
 from dpu_runtime.config.file import digest, parse_config
+from dpu_runtime.control.config_file import ConfigFile
 from dpu_runtime.control.daemon import Daemon
 from tests.dpu_runtime.control.memory_device import MemoryDevice
 
@@ -31,8 +32,7 @@ class Lives:
         return asyncio.run(self._live(asked, file, end, fresh))
 
     async def _live(self, asked, file, end, fresh):
-        lines = (f'socket = "{self.folder}/dpu.sock"', f'state_dir = "{self.folder}/state"')
-        text = "\n".join(["[runtime]", *lines, file or ""])
+        text = _whole(self.folder, file)
         device = MemoryDevice()
         if self._end in ADOPTED:
             device.adopted = True
@@ -61,6 +61,22 @@ class Lives:
                 lambda netns: f"boot {self._boot}" if (netns or "").startswith("pid:") else None,
             )
         return control
+
+
+def reloads(file):
+    """Ask for a reload, with `file` as the text of the file now."""
+
+    async def reload(control):
+        path = control._state.path.parent / "dpu.toml"
+        path.write_text(_whole(path.parent, file))
+        await ConfigFile(path).apply(control)
+
+    return reload
+
+
+def _whole(folder, file):
+    lines = (f'socket = "{folder}/dpu.sock"', f'state_dir = "{folder}/state"')
+    return "\n".join(["[runtime]", *lines, file or ""])
 
 
 def names(control):

@@ -1,6 +1,7 @@
 """Plans and their execution: order, roll-back, and that a plan always ends where it should."""
 
 import asyncio
+import errno
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from dpu_runtime.config.errors import ApplyError, ConfigError
 from dpu_runtime.config.models import Config, RuntimeConfig
 from dpu_runtime.control.control import Control, plan
 from dpu_runtime.control.origin import Kept
+from dpu_runtime.drivers.port import PortError
 from tests.dpu_runtime.config.configs import configs
 from tests.dpu_runtime.control.memory_device import MemoryDevice
 
@@ -214,6 +216,30 @@ def test_stopping_waits_for_a_change_and_refuses_the_next():
         await stop
         with pytest.raises(ApplyError, match="stopping"):
             await late
+
+    asyncio.run(scenario())
+    assert control.device.calls == ["add web", "stop"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_change_of_several_steps_is_given_up_by_a_stop(fails):
+    """Whether it was on its way there or back, nothing of it is to be remembered."""
+    control = control_with(make())
+    before, add_port = control.running, control.device.add_port
+
+    async def scenario():
+        async def last(port):
+            await add_port(port)
+            stopping.append(asyncio.create_task(control.stop()))
+            await asyncio.sleep(0)
+            if fails:
+                raise PortError(port.name, "add", errno.EBUSY)
+
+        stopping, control.device.add_port = [], last
+        with pytest.raises(ApplyError, match=r"(is stopping|Device or resource busy); nothing was changed"):
+            await control.apply(make(WEB, DB))
+        assert control.running is before
+        await stopping[0]
 
     asyncio.run(scenario())
     assert control.device.calls == ["add web", "stop"]

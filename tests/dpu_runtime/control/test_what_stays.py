@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dpu_runtime.api.methods import Api
-from dpu_runtime.config.errors import DaemonError
+from dpu_runtime.config.errors import ConfigError, DaemonError
 from dpu_runtime.config.file import config_toml, parse_config
 from dpu_runtime.control.state import StateDir
-from tests.dpu_runtime.control.lives import ADOPTED, ENDS, Lives, names
+from tests.dpu_runtime.control.lives import ADOPTED, ENDS, Lives, names, reloads
 from tests.dpu_runtime.control.test_origin import rule, tap
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "what-stays.md"
@@ -65,6 +65,7 @@ COMMANDS = {
     "`dpu rule add`": ([adds_rule("r")], {"r"}, set()),
     "`dpu apply`": ([applies(APPLIED)], {"app", "of-app"}, {"web"}),
     "`dpu run -c FILE`": ([], {"web"}, set()),
+    "`dpu reload`, SIGHUP": ([applies(APPLIED), reloads(FILE)], {"web"}, {"app", "of-app"}),
     "`dpu port del`": ([adds_port("db"), adds_port("x"), deletes("db")], {"x"}, {"db"}),
     "`dpu port del` of a port of FILE": ([deletes("web")], set(), {"web"}),
     "`dpu save`": ([], set(), set()),
@@ -229,6 +230,48 @@ def test_a_full_disk_does_not_keep_a_daemon_from_starting(lives, monkeypatch, ca
 def test_a_port_that_was_applied_and_deleted_stays_deleted(lives):
     lives.live(applies(APPLIED + FILE), deletes("web"))
     assert names(lives.live()) == {"app", "of-app"}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_after_a_reload_the_file_as_it_is_now_is_in_force(lives, end, caplog):
+    """It was edited and read again: the next start finds what it knows, and warns of nothing."""
+    edited = FILE.replace("web", "new")
+    before = lives.live(applies(APPLIED), adds_port("db"), reloads(edited), file=FILE, end=end)
+    assert names(before) == {"new"}
+    assert before.origin.applied is None
+    for _ in range(2):
+        assert names(lives.live(file=edited, end=end)) == {"new"}
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert names(lives.live(applies(APPLIED), file=edited)) == {"app", "of-app"}
+    assert names(lives.live(file=edited)) == {"app", "of-app"}
+
+
+def test_an_apply_after_a_reload_is_in_force_with_the_file_that_was_read_last(lives):
+    edited = FILE.replace("web", "new")
+    lives.live(reloads(edited), applies(APPLIED), file=FILE)
+    assert names(lives.live(file=edited)) == {"app", "of-app"}
+    assert names(lives.live(file=FILE)) == {"web"}
+
+
+def test_a_reload_after_an_apply_puts_the_file_in_force_again(lives, caplog):
+    """The file itself has not changed; what was applied was in force over a restart too."""
+    lives.live(applies(APPLIED), file=FILE)
+    assert names(lives.live(reloads(FILE), file=FILE)) == {"web"}
+    caplog.clear()
+    assert names(lives.live(file=FILE)) == {"web"}
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert names(lives.live()) == set()
+
+
+def test_a_reload_that_is_refused_leaves_what_was_applied_in_force(lives):
+    wrong = FILE + "mtu = 1\n"
+
+    async def refused(control):
+        with pytest.raises(ConfigError):
+            await reloads(wrong)(control)
+
+    lives.live(applies(APPLIED), refused, file=FILE)
+    assert names(lives.live(file=FILE)) == {"app", "of-app"}
 
 
 def test_settings_are_applied_too(lives):
