@@ -13,10 +13,13 @@ import numpy as np
 from dpu_runtime.config.frame import KIND_KEYS, PortKeys, RuntimeKeys
 from dpu_runtime.config.references import nested, references
 from dpu_runtime.function import HOOKS
-from dpu_runtime.kernels.drops import Drop
+from dpu_runtime.kernels.burst import WANTS
+from dpu_runtime.kernels.drops import DROP_REASON_COUNT, Drop
 from dpu_runtime.kernels.layout import PER_WORKER, WORKERS_MAX
 
 REGION_BYTES_MAX = 4 << 30  # octets of a function's tables and counters, with as many workers as there can be
+DROP_REASONS_MAX = 256  # meta.drop_reason has 8 bits
+TASK_MS_MAX = 24 * 3600 * 1000
 FRAME = "the frame"
 FRAME_STAGES = ("rx", "parse", "verify", "offload", "tx", "xconnect")  # rows of `dpu stats`
 FRAME_SECTIONS = ("runtime", "port", "process")  # the last of the state directory only
@@ -41,8 +44,10 @@ def check(functions):
     _check_names(functions)
     for function in functions:
         _check_parts(function)
+        _check_code(function)
         _check_references(function, functions)
         _check_size(function)
+    _check_drops(functions)
     order(functions)
     by_references(functions)
 
@@ -176,12 +181,6 @@ def _check_parts(function):
             _refuse(
                 function, f"stage {stage.name!r} is of hook {stage.hook!r}, there are: {', '.join(HOOKS)}"
             )
-    places = [stage.entry for stage in function.stages] + [task.entry for task in function.tasks]
-    places += [function.book, function.wire, function.active, function.punted]
-    places.append(function.private and function.private.new)
-    for place in places:
-        if isinstance(place, str) and not _PLACE.fullmatch(place):
-            _refuse(function, f'{place!r} is not "module:name"')
     for section, model in function.sections.items():
         if "name" not in model.model_fields:
             _refuse(function, f"items of section {section!r} have no key `name`")
@@ -189,6 +188,38 @@ def _check_parts(function):
         place = getattr(model, "BEFORE", "")
         if place and place not in frame.model_fields:
             _refuse(function, f"{model.__name__} stand before {place!r}, which is no key of {FRAME}")
+
+
+def _check_code(function):
+    """The places of code that a declaration names, and what it says of it."""
+    for kind, ones in (("stage", function.stages), ("task", function.tasks)):
+        for one in ones:
+            if not isinstance(one.entry, str):
+                _refuse(function, f'entry of {kind} {one.name!r} is {one.entry!r}, not "module:name"')
+    places = [one.entry for one in (*function.stages, *function.tasks)]
+    places += [function.book, function.wire, function.active, function.punted]
+    places.append(function.private and function.private.new)
+    for place in places:
+        if isinstance(place, str) and not _PLACE.fullmatch(place):
+            _refuse(function, f'{place!r} is not "module:name"')
+    for task in function.tasks:
+        if not isinstance(task.every_ms, int) or not 1 <= task.every_ms <= TASK_MS_MAX:
+            text = f"task {task.name!r} is to run every {task.every_ms!r} ms"
+            _refuse(function, f"{text}; allowed: whole numbers, 1..{TASK_MS_MAX}")
+    for stage in function.stages:
+        unknown = [word for word in stage.reads if word not in WANTS]
+        if unknown:
+            _refuse(function, f"stage {stage.name!r} reads {unknown[0]!r}; allowed: {', '.join(WANTS)}")
+
+
+def _check_drops(functions):
+    """All drop reasons have numbers of 8 bits."""
+    free = DROP_REASONS_MAX - DROP_REASON_COUNT
+    for function in functions:
+        free -= len(function.drops)
+        if free < 0:
+            text = f"{len(function.drops)} drop reasons are {-free} more than there is room for"
+            _refuse(function, f"{text}; {FRAME} has {DROP_REASON_COUNT} of {DROP_REASONS_MAX}")
 
 
 def _owners(functions):
@@ -240,6 +271,11 @@ def _octets(dtype, shape):
 
 
 def _check_size(function):
+    for name, dtype, shape in arrays(function):
+        counts = [n for n in shape if n != PER_WORKER]
+        if np.dtype(dtype).hasobject or not all(isinstance(n, int) and n > 0 for n in counts):
+            text = f"array {name!r} is of {np.dtype(dtype)} and shape {shape}"
+            _refuse(function, f"{text}; allowed: plain numbers and records of them, counts above 0")
     sizes = {name: _octets(dtype, shape) for name, dtype, shape in arrays(function)}
     total = sum(sizes.values())
     if total > REGION_BYTES_MAX:

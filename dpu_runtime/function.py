@@ -60,7 +60,7 @@ class Task:
     """Compiled work by the clock: "module:name" of a kernel in the form of a stage.
 
     It is called between two bursts, with the state that the function's stages have in common; `port` and
-    `count` are 0, its result is not used. Every worker calls it; a call's work is bounded.
+    `count` are 0, and it returns an int64 that is not used. Every worker calls it; a call's work is bounded.
 
     every_ms  between two calls
     """

@@ -56,8 +56,8 @@ def with_others(own, entry_points):
         for point, one in left:
             try:
                 check((*there, one))
-            except DeclarationError as error:
-                refused.append((point, one, error))
+            except Exception as error:  # what it declares may be of any type
+                refused.append((point, one, error if isinstance(error, DeclarationError) else repr(error)))
             else:
                 there = (*there, one)
         if len(refused) == len(left):
@@ -71,7 +71,7 @@ def with_others(own, entry_points):
 def _loaded(point):
     try:
         one = point.load()
-    except Exception as error:  # it is other people's code: whatever it does, the rest goes on
+    except (Exception, SystemExit) as error:  # other people's code: whatever it does, the rest goes on
         log.error("function %s of %s is left out: %r", point.name, _distribution(point), error)
         return None
     if not isinstance(one, Function):

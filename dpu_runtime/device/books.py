@@ -5,6 +5,8 @@ Out:  rows of functions, and of what names an item whose number became another.
 Not:  waiting until workers have left what was in force before; which stages are on, programs.py.
 """
 
+import logging
+
 import numpy as np
 
 from dpu_runtime.config.references import references
@@ -12,6 +14,8 @@ from dpu_runtime.drivers.port import PortError
 from dpu_runtime.functions.book import Book
 from dpu_runtime.kernels.layout import PORT_DTYPE
 from dpu_runtime.registry import load
+
+log = logging.getLogger("dpu.device")
 
 
 class Books:
@@ -27,8 +31,12 @@ class Books:
         self._functions = {function.name: function for function in functions}
         self._books = {}
         for name, function in self._functions.items():
-            made = load(function.book) or Book
-            self._books[name] = made(function, tables_of(function), ports, workers, notes.get(name))
+            try:
+                made = load(function.book) or Book
+                self._books[name] = made(function, tables_of(function), ports, workers, notes.get(name))
+            except Exception as error:
+                text = f"no book {function.book!r}: {type(error).__name__}: {error}"
+                raise PortError("", f"function {name}", text=text) from error
         self._in_force = {}  # function -> (items, settings)
         self._configs = {}  # index of a port -> its configuration
 
@@ -68,8 +76,8 @@ class Books:
             numbers |= book.numbers()
         try:
             self._books[name].publish(*configured, numbers)
-        except ValueError as error:
-            raise PortError("", _what(self._functions[name]), text=str(error)) from None
+        except Exception as error:
+            raise PortError("", _what(self._functions[name]), text=_reason(name, error)) from None
 
     def in_force(self, name):
         """(items, settings) of a function, None if this process has put nothing in force."""
@@ -83,11 +91,11 @@ class Books:
         for k, (name, book) in enumerate(self._books.items()):
             try:
                 book.port(index, config, row)
-            except ValueError as error:
+            except Exception as error:
                 scratch = np.zeros(1, PORT_DTYPE)[0]
                 for done in list(self._books.values())[: k + 1]:
                     done.port(index, before, scratch)
-                raise PortError(config.name, name, text=str(error)) from None
+                raise PortError(config.name, name, text=_reason(name, error)) from None
         self._configs[index] = config
 
     def port_gone(self, index, row):
@@ -111,6 +119,14 @@ class Books:
         """Mend what a dead data plane left half written; no worker runs."""
         for book in self._books.values():
             book.repair()
+
+
+def _reason(name, error):
+    """Why a book says no; what nobody foresaw gets its trace into the log."""
+    if isinstance(error, ValueError):
+        return str(error)
+    log.error("the book of function %s failed", name, exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _what(function):

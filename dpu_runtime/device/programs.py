@@ -107,7 +107,17 @@ class Programs:
         active = self._functions[name].active
         if isinstance(active, str):
             active = load(active)
-        return active(items, settings) if active else lambda _stage, _port: True
+        if active is None:
+            return lambda _stage, _port: True
+        try:
+            is_on = active(items, settings)
+        except Exception as error:
+            text = f"function {name}: `active` fails: {type(error).__name__}: {error}"
+            raise DataPlaneError(text) from error
+        if not callable(is_on):
+            text = f"function {name}: `active` returns {is_on!r}"
+            raise DataPlaneError(f"{text}; allowed: a function of a stage's name and a port")
+        return is_on
 
     def _wanted(self, ports, is_on):
         programs = {}

@@ -66,11 +66,10 @@ class Stages:
         for name in (*self._stages, *self._tasks):
             try:
                 job = Job(name, self._entry(name), stage_types(self._burst, self.state(name)))
-            except Exception as error:  # another package's: its module, or what makes its state
+                if name in wanted or job.is_done():
+                    jobs.append(job)
+            except (Exception, SystemExit) as error:  # other people's code, or none at all
                 failed |= {name: f"{type(error).__name__}: {error}"} if name in wanted else {}
-                continue
-            if name in wanted or job.is_done():
-                jobs.append(job)
         return jobs, failed
 
     def load(self, names):

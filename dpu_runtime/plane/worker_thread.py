@@ -47,6 +47,8 @@ from dpu_runtime.registry import functions
 
 log = logging.getLogger("dpu.worker")
 
+WORKER_ENDED = 70  # exit status, EX_SOFTWARE of sysexits.h
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -143,7 +145,11 @@ class WorkerThread:
         state = self._shared.worker_state[self.number]
         state[WorkerWord.THREAD_ID] = threading.get_native_id()
         state[WorkerWord.CPU] = self.cpu
-        run_worker(self.worker, self.burst)
+        try:
+            run_worker(self.worker, self.burst)
+        except BaseException:  # a stage raised: who takes over from this process has a worker again
+            log.exception("worker %d ended; this data plane ends with it", self.number)
+            os._exit(WORKER_ENDED)
 
     def add_port(self, index, fd, queue, receives):
         """Send on queue `queue` of port `index`, whose descriptor is `fd`; poll it too when it `receives`."""

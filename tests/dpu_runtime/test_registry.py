@@ -16,7 +16,7 @@ from dpu_runtime.config.frame import KIND_KEYS
 from dpu_runtime.config.model import Keys, Model
 from dpu_runtime.config.models import PORT_KINDS, PortConfig
 from dpu_runtime.config.types import ItemName, PortRef, Refers
-from dpu_runtime.function import EGRESS, HOOKS, INGRESS, Function, Noun, Stage, Tables
+from dpu_runtime.function import EGRESS, HOOKS, INGRESS, Function, Noun, Stage, Tables, Task
 from dpu_runtime.kernels.layout import PER_WORKER, WORKERS_MAX
 from dpu_runtime.registry import DeclarationError, functions
 from tests import conventions
@@ -330,3 +330,60 @@ def test_a_process_has_what_is_installed(tmp_path):
     assert '[[tag]]\nname = "mark-1"\nport = "a"' in done.stdout
     assert "toy_level = 3" in done.stdout
     assert "toy = true" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"stages": (Stage("s", INGRESS, None),)}, "entry of stage 's' is None, not \"module:name\""),
+        (
+            {"stages": (Stage("s", INGRESS, "m:f", reads=("x",)),)},
+            "'s' reads 'x'; allowed: rule, clock",
+        ),
+        ({"tasks": (Task("t", "m:f", 0),)}, "task 't' is to run every 0 ms; allowed: whole numbers, 1.."),
+        ({"tasks": (Task("t", "m:f", 0.5),)}, "task 't' is to run every 0.5 ms"),
+        ({"counters": {"c": ("u8", (-8,))}}, "array 'c' is of uint64 and shape"),
+        (
+            {"tables": Tables({"t": ("O", (8,))})},
+            "array 't' is of object and shape (8,); allowed: plain",
+        ),
+        ({"drops": tuple(f"d{n}" for n in range(300))}, "300 drop reasons are "),
+    ],
+)
+def test_what_could_not_run_is_refused(keys, text):
+    with pytest.raises(DeclarationError, match=re.escape(text)):
+        registry.check((Function("one", **keys),))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"tables": Tables({"t": ("banana", (8,))})},
+        {"tables": Tables({"t": "u8"})},
+        {"stages": "x"},
+        {"stages": Stage("s", INGRESS, "m:f")},
+        {"nouns": "bad"},
+        {"counters": "x"},
+        {"sections": {"a": dict}},
+    ],
+)
+def test_a_declaration_of_other_types_is_left_out_alone(keys, caplog):
+    class Point:
+        name, value, dist = "bad", "m:F", None
+
+        def load(self):
+            return Function("bad", **keys)
+
+    assert registry.with_others(functions(), [Point()]) == functions()
+    assert "function bad of no distribution is left out: " in caplog.text
+
+
+def test_a_package_that_ends_the_process_is_left_out(caplog):
+    class Point:
+        name, value, dist = "bad", "m:F", None
+
+        def load(self):
+            raise SystemExit(3)
+
+    assert registry.with_others(functions(), [Point()]) == functions()
+    assert "left out: SystemExit(3)" in caplog.text

@@ -104,3 +104,18 @@ def test_it_is_on_and_the_standby_has_it_too(made):
     assert wait_until(lambda: daemon.call("scale.show", stats=True)[0]["packets"] > counted)
     assert daemon.log().count("compiling 1 of 1: weigh") == 1
     assert stream.finish()
+
+
+def test_a_stage_that_raises_ends_its_data_plane_and_can_be_switched_off(made):
+    """A worker that ended would leave a data plane that moves nothing and takes no change."""
+    daemon, stream = made("    left = 0", "    if count > 0:\n        raise ValueError\n    left = 0")
+    daemon.wait_for_standby()
+    added = daemon.cli(*ADD).returncode == 0  # or refused, when it was noticed in time
+    assert wait_until(lambda: daemon.status()["restarts"] >= 1, 30)
+    assert "worker 0 ended; this data plane ends with it" in daemon.log()
+    if added:
+        assert wait_until(lambda: daemon.cli("scale", "del", "all").returncode == 0, 60)
+    assert daemon.call("scale.show") == []
+    assert stream.goes_on(60)
+    assert stream.finish()
+    assert daemon.settled()

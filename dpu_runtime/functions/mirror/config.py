@@ -35,7 +35,7 @@ class MirrorConfig(Model):
     def _one_source(self):
         problems = []
         if (self.port is None) == (self.rule is None):
-            problems.append((("port",), "either `port` or `rule` must be given", self.port))
+            problems.append((("port",), "give either `port` or `rule`, and not both", self.port))
         if self.port is not None and self.port == self.to:
             problems.append((("to",), "is the port that is mirrored", self.to))
         if self.rule is not None and self.direction != "both":

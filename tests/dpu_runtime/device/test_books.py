@@ -164,3 +164,15 @@ def test_a_function_without_a_book_has_one_that_does_nothing(made):
     books.port(3, port(), regions.row())
     books.repair()
     assert (books.notes(), books.counters("bare")) == ({}, {})
+
+
+def test_a_book_that_fails_is_named_and_nothing_is_in_force(made, monkeypatch, caplog):
+    made.rules("r")
+
+    def fail(self, items, settings, numbers):
+        raise KeyError("oh")
+
+    monkeypatch.setattr(toy.ToyBook, "publish", fail)
+    with pytest.raises(PortError, match="marks: KeyError: 'oh'"):
+        made.books.publish("toy", {"tag": []}, toy.ToySettings(), {})
+    assert "the book of function toy failed" in caplog.text

@@ -276,3 +276,17 @@ def test_a_task_runs_from_when_its_function_is_first_on():
 
 def shaping(_items, _settings):
     return lambda _stage, port: port.toy
+
+
+@pytest.mark.parametrize(("name", "text"), [("failing", "`active` fails: KeyError"), ("nothing", "None")])
+def test_a_function_whose_active_is_wrong_is_named(name, text):
+    with pytest.raises(DataPlaneError, match=f"function odd: .*{text}"):
+        Made(Function("odd", active=f"tests.dpu_runtime.device.test_programs:{name}"))
+
+
+def failing(_items, _settings):
+    raise KeyError("oh")
+
+
+def nothing(_items, _settings):
+    return None
