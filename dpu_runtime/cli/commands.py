@@ -21,18 +21,29 @@ def run(args):
     """Run the daemon until it is told to stop."""
     from dpu_runtime.plane.child import Child  # noqa: PLC0415
 
-    _end_on_signals()
+    children = []
+    _end_on_signals(children)
     child = Child()  # it loads the compiler while this process reads its configuration
+    children.append(child)
     try:
         _run(args, child)
     finally:
         child.end()
 
 
-def _end_on_signals():
-    """Until the daemon sees to them: SIGTERM and SIGINT end this process in order, SIGHUP does nothing."""
+def _end_on_signals(children):
+    """Until the daemon sees to them: SIGTERM and SIGINT end this process in order, SIGHUP does nothing.
+
+    An exception would not do: one that comes up in a callback of an import is lost.
+    """
+
+    def end(*_):
+        for child in children:
+            child.end()
+        os._exit(0)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, end)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 

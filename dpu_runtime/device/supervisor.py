@@ -115,8 +115,17 @@ class Supervisor:
         self._given_up = True
         if self._making is not None:
             self._making.cancel()
-        if self.active is not None:
-            self._spawn_task(_answer_or_die(self.active))
+        self._spawn_task(self._answer_or_die())
+
+    async def _answer_or_die(self):
+        """Kill an active process that does not answer, to the end: what waits for it holds up the stop."""
+        while not self._stopping and (process := self.active) is not None:
+            try:
+                await asyncio.wait_for(process.answered(), STOP_TIMEOUT_S)
+            except TimeoutError:
+                log.error("data plane %d does not answer within %.1f s; killed", process.pid, STOP_TIMEOUT_S)
+                process.kill()
+            await asyncio.sleep(POLL_S)
 
     async def spawn(self, more=frozenset()):
         """Start a process that has the machine code of what is expected, and more."""
@@ -269,6 +278,8 @@ class Supervisor:
     async def request(self, message, fds=()):
         """Ask the active process; when it dies, the one that takes over from it."""
         for attempt in range(1, REQUEST_ATTEMPTS + 1):
+            if self._given_up and not self._present.is_set():
+                break  # what follows is the end of all, not a successor
             try:
                 await asyncio.wait_for(self._present.wait(), TAKEOVER_TIMEOUT_S)
             except TimeoutError:
@@ -294,15 +305,6 @@ class Supervisor:
         self.active = self.standby = None
         ends = [process.end(STOP_TIMEOUT_S) for process in (standby,) if process is not None]
         await asyncio.gather(_stop(active), *ends)
-
-
-async def _answer_or_die(process):
-    """Kill a process that does not answer what it was asked before: what waits for it holds up the stop."""
-    try:
-        await asyncio.wait_for(process.answered(), STOP_TIMEOUT_S)
-    except TimeoutError:
-        log.error("data plane %d does not answer within %.1f s; killed", process.pid, STOP_TIMEOUT_S)
-        process.kill()
 
 
 async def _stop(process):

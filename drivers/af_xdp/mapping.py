@@ -9,6 +9,7 @@ process has closed the sockets too, and the kernel has let go.
 """
 
 import os
+import threading
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class _Memory:
     def __init__(self):
         self.users = 0
         self._mapped = (0, 0)
+        self._lock = threading.Lock()  # ports are closed many at a time
 
     def use(self, fd, shared):
         """One port more."""
@@ -50,9 +52,10 @@ class _Memory:
 
     def drop(self):
         """One port less; no worker uses it any more."""
-        self.users -= 1
-        if self.users == 0:
-            unmap_memory(*self._mapped)
+        with self._lock:
+            self.users -= 1
+            if self.users == 0:
+                unmap_memory(*self._mapped)
 
 
 _memory = _Memory()

@@ -9,6 +9,7 @@ Spec: Documentation/networking/af_xdp.rst, "UMEM".
 import ctypes
 import errno
 import os
+import threading
 
 from dpu_runtime.drivers.af_xdp.layout import BURST_FRAMES, FRAME_BYTES, QUEUE_FRAMES
 from dpu_runtime.drivers.port import PortError
@@ -25,6 +26,7 @@ class Umem:
         self.workers = workers
         self.fd = -1
         self._queues = {}  # port's name -> queues
+        self._lock = threading.Lock()  # ports are closed many at a time
 
     def take(self, port, queues):
         """Set frames aside for a port; returns a new descriptor of the memory. Raises PortError."""
@@ -51,10 +53,11 @@ class Umem:
 
     def give(self, port):
         """A port's frames are free; twice is allowed."""
-        self._queues.pop(port, None)
-        if not self._queues and self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        with self._lock:
+            self._queues.pop(port, None)
+            if not self._queues and self.fd >= 0:
+                os.close(self.fd)
+                self.fd = -1
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
