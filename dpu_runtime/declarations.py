@@ -25,7 +25,8 @@ FRAME_STAGES = ("rx", "parse", "verify", "offload", "tx", "xconnect")  # rows of
 FRAME_SECTIONS = ("runtime", "port", "process")  # the last of the state directory only
 # of the command line and of the API
 FRAME_WORDS = (
-    *("run", "check", "apply", "save", "status", "stats", "profile", "port", "attach", "detach"),
+    *("run", "reload", "stop", "check", "apply", "save", "status", "stats", "profile"),
+    *("port", "attach", "detach"),
     *("vhost-user", "config", "schema"),
 )
 FRAME_GROUPS = ("ports", "drops", "kernels", "balance", "workers", "tsc_hz")  # of `dpu stats -j`

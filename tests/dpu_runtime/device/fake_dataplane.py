@@ -1,7 +1,8 @@
 """A data plane without packets, for tests of the supervisor: fake_dataplane.py -m MODULE FD.
 
 The file FAKE_PLAN has a word for each process that starts, taken from its front: `well` (also when there
-is none), `die` before it is ready, `late` to be ready, or `slow`, which never gets ready.
+is none), `die` before it is ready, `late`, which gets ready when there
+is a file FAKE_PLAN.go, or `slow`, which never does.
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from dpu_runtime.plane import channel
 
-DELAYS_S = {"late": 0.5, "slow": 60}
+SLOW_S = 60
 
 
 def next_word():
@@ -28,8 +29,10 @@ def main():
     word = next_word()
     if word == "die":
         sys.exit(3)
-    if word in DELAYS_S:
-        time.sleep(DELAYS_S[word])
+    if word == "slow":
+        time.sleep(SLOW_S)
+    while word == "late" and not Path(os.environ["FAKE_PLAN"] + ".go").exists():
+        time.sleep(0.01)
     sock = socket.socket(fileno=int(sys.argv[3]))
     wanted = channel.receive(sock)[0]["prepare"]
     ready = {"ready": os.getpid(), "prepare_s": 0.0}

@@ -81,10 +81,11 @@ def test_the_active_one_dies_meanwhile(plan):
         active, standby = supervisor.active, supervisor.standby
         plan("late")
         making = asyncio.create_task(supervisor.have({"acl"}))
-        await until(lambda: supervisor._making)
+        await until(lambda: not Path(os.environ["FAKE_PLAN"]).read_text())  # it has begun
         os.kill(active.pid, signal.SIGKILL)
         await until(lambda: supervisor.active is standby)
         assert restored == [active.pid, standby.pid], "the take-over does not wait for the compiler"
+        Path(os.environ["FAKE_PLAN"] + ".go").touch()
         await making
         assert supervisor.standby.entries == {"acl"}
 
