@@ -141,9 +141,11 @@ class Process:
     async def killed(self):
         """Kill the process and forget it; returns the exit code of one that was spawned."""
         self.kill()
-        await self.exited()
-        code = self.child.wait() if self.child is not None else None
-        self.close()
+        try:
+            await self.exited()
+        finally:  # cancelled meanwhile, it is gone soon all the same
+            code = self.child.wait() if self.child is not None else None
+            self.close()
         return code
 
     async def end(self, timeout_s=END_TIMEOUT_S):
