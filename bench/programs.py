@@ -11,10 +11,8 @@ Not:    a stage that nobody compiled yet: a process beside the one that runs doe
 """
 
 import contextlib
-import tempfile
 import time
 from functools import partial
-from pathlib import Path
 
 from bench import results
 from bench.host_programs import FRAME_OCTETS, PROGRAM_CPU, SWITCH_CPU, check
@@ -92,12 +90,10 @@ def run(size, rate=RATE, repeats=results.REPEATS, bursts=BURSTS):
     made = list(stages(repeats, bursts))
     with contextlib.ExitStack() as stack:
         program = stack.enter_context(built())
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dpu-bench-"))
-        sockets = [str(Path(folder, f"{end}.sock")) for end in ("sender", "receiver")]
-        dpu = stack.enter_context(vhost_dpu.VhostDpu(sockets, SWITCH_CPU, folder, vhost_dpu.SWITCHED))
+        dpu = stack.enter_context(vhost_dpu.switch_of_two(SWITCH_CPU))
         dpu.call("port.add", name="sink", kind="null")
         options = ("-n", "-b", "-u", 0, "-s", FRAME_OCTETS, "-r", rate, "-q", RING_ENTRIES)
-        pair = stack.enter_context(HostPair(program, sockets, PROGRAM_CPU, *options))
+        pair = stack.enter_context(HostPair(program, dpu.sockets, PROGRAM_CPU, *options))
         pair.wait_ready()
         on, off = switch(dpu, size)
         counted, total, _ = pair.stop()

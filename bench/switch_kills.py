@@ -12,10 +12,8 @@ Checks:  each time: what was answered is in force, and what was cut off is in fo
 
 import contextlib
 import random
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 from bench import results
 from bench.host_programs import FRAME_OCTETS, PROGRAM_CPU, SWITCH_CPU
@@ -72,14 +70,14 @@ def is_on(dpu):
 def strike(dpu, on, of_control, moment):
     """Give the command, kill a process `moment` s from then; returns the command's outcome."""
     dpu.know_data_plane()
-    command = Command(dpu, on)
+    command, kill = Command(dpu, on), dpu.kill_control if of_control else dpu.kill_data_plane
     if moment < 0:
-        (dpu.kill_control if of_control else dpu.kill_data_plane)()
+        kill()
         time.sleep(-moment)
     command.start()
     if moment >= 0:
         time.sleep(moment)
-        (dpu.kill_control if of_control else dpu.kill_data_plane)()
+        kill()
     command.join(WAIT_SECONDS_MAX)
     assert command.outcome, "the command is not answered"
     if of_control:
@@ -115,14 +113,10 @@ def run(size, rate=RATE, seed=12):
     outcomes = dict.fromkeys((ANSWERED, REFUSED, CUT_OFF), 0)
     with contextlib.ExitStack() as stack:
         program = stack.enter_context(built())
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dpu-bench-"))
-        sockets = [str(Path(folder, f"{end}.sock")) for end in ("sender", "receiver")]
-        dpu = stack.enter_context(
-            vhost_dpu.VhostDpu(sockets, SWITCH_CPU, folder, vhost_dpu.SWITCHED, standby=True)
-        )
+        dpu = stack.enter_context(vhost_dpu.switch_of_two(SWITCH_CPU, standby=True))
         dpu.call("port.add", name="sink", kind="null")
         pair = stack.enter_context(
-            HostPair(program, sockets, PROGRAM_CPU, "-n", "-s", FRAME_OCTETS, "-r", rate)
+            HostPair(program, dpu.sockets, PROGRAM_CPU, "-n", "-s", FRAME_OCTETS, "-r", rate)
         )
         pair.wait_ready()
         on = False

@@ -14,10 +14,8 @@ Checks:  the rings go on each time. Each of libdpu's buffers is in a pool or in 
 
 import contextlib
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench import results
 from bench.peers import testpmd, vhost_dpu
@@ -107,24 +105,15 @@ def run(size, rounds=5, rate=RATE, pause=PAUSE_MS):
     """Kill the daemon `size` times under libdpu, then `rounds` times under testpmd."""
     if rounds:
         results.require(PACKAGES)
-    with built() as program, daemon() as dpu:
+    with built() as program, vhost_dpu.switch_of_two(SWITCH_CPU) as dpu:
         taken, total = libdpu_rounds(program, dpu, size, rate, pause)
     made = [*_libdpu_results(taken, total)]
     if rounds:
         with hugepages(HUGEPAGES_MB), contextlib.ExitStack() as stack:
-            dpu = stack.enter_context(daemon(client=True))
+            dpu = stack.enter_context(vhost_dpu.switch_of_two(SWITCH_CPU, client=True))
             client = stack.enter_context(testpmd.client(dpu.sockets, CLIENT_CPU, listens=True))
             made += _times("testpmd, server=1", testpmd_rounds(client, dpu, rounds))
     return made
-
-
-@contextlib.contextmanager
-def daemon(client=False):
-    """A daemon with two ports, a switch between them."""
-    with tempfile.TemporaryDirectory(prefix="dpu-bench-") as folder:
-        sockets = [str(Path(folder, f"vhost{number}.sock")) for number in range(2)]
-        with vhost_dpu.VhostDpu(sockets, SWITCH_CPU, folder, vhost_dpu.SWITCHED, client=client) as dpu:
-            yield dpu
 
 
 def _times(name, rounds):

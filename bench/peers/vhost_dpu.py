@@ -7,6 +7,7 @@ import contextlib
 import os
 import select
 import signal
+import tempfile
 from pathlib import Path
 
 from dpu_runtime.api.client import Client
@@ -142,3 +143,12 @@ class VhostDpu:
 
     def __exit__(self, *_):
         self.close()
+
+
+@contextlib.contextmanager
+def switch_of_two(cpu, **options):
+    """A VhostDpu that is a switch of two ports, in a folder of its own; `options` as that has them."""
+    with tempfile.TemporaryDirectory(prefix="dpu-bench-") as folder:
+        sockets = [str(Path(folder, f"vhost{number}.sock")) for number in range(2)]
+        with VhostDpu(sockets, cpu, folder, SWITCHED, **options) as dpu:
+            yield dpu

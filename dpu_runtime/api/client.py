@@ -90,7 +90,8 @@ class Client:
             try:
                 return self._sock.recv(_READ_BYTES)
             except TimeoutError:
-                self._waiting(f"waiting for the daemon on {self.path}, which may still be starting")
+                why = "which may be starting, or be busy with a change"
+                self._waiting(f"waiting for the daemon on {self.path}, {why}")
                 self._waiting = None
             finally:
                 self._sock.settimeout(self._timeout_s)

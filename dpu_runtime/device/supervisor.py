@@ -41,8 +41,7 @@ class Supervisor:
         self._child = child
         self._want_standby = standby
         self.expected = frozenset()  # names of stages and tasks that processes are to have from the start
-        self._made = frozenset()  # names of those that a process of this version has, so they are on disk
-        self._running = frozenset()  # names of those that the data plane had when it was adopted
+        self._there = frozenset()  # names of those that a process had when it came: nothing is to be made
         self._making = None  # the start of a process that makes more
         self._given_up = False
         self.active = None
@@ -69,7 +68,7 @@ class Supervisor:
         self.active, self.standby = process, standby
         self.expected |= process.entries
         if standby is None:
-            self._running = process.entries
+            self._there |= process.entries
         if self._child is not None and not self._want_standby:
             self._child.end()
         self.adopted = True
@@ -83,7 +82,7 @@ class Supervisor:
         A fresh process makes it beside those that run, and becomes the standby if there is to be one. Raises
         DataPlaneError: which does not compile and why, or how the process ended.
         """
-        missing = frozenset(entries) - self._made - self._running
+        missing = frozenset(entries) - self._there
         if not missing:
             return
         names = ", ".join(sorted(missing))
@@ -131,7 +130,7 @@ class Supervisor:
         """Start a process that has the machine code of what is expected, and more."""
         child, self._child = self._child, None
         process = await Process.spawn(self.expected | more, child)
-        self._made |= process.entries
+        self._there |= process.entries
         return process
 
     def _watch(self):
@@ -303,12 +302,14 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         active, standby = self.active, self.standby
         self.active = self.standby = None
-        ends = [process.end(STOP_TIMEOUT_S) for process in (standby,) if process is not None]
-        await asyncio.gather(_stop(active), *ends)
+        if standby is not None:
+            await asyncio.gather(_stop(active), standby.end(STOP_TIMEOUT_S))
+        else:
+            await _stop(active)
 
 
 async def _stop(process):
-    """Have the active process end its workers, then itself."""
+    """Have the active process, if there is one, end its workers, then itself."""
     if process is None:
         return
     asked = asyncio.ensure_future(process.request({"do": "stop"}))

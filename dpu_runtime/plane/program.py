@@ -9,6 +9,7 @@ from collections import namedtuple
 
 import numpy as np
 
+from dpu_runtime.declarations import DROP_REASONS_MAX
 from dpu_runtime.function import EGRESS, HOOKS
 from dpu_runtime.kernels.burst import MADE, WANTS
 from dpu_runtime.kernels.compile.entry import entry_address, lent_address, types_of
@@ -34,7 +35,7 @@ def first_drops(functions):
     for function in functions:
         numbers[function.name] = number
         number += len(function.drops)
-    assert number <= 256, "meta.drop_reason has 8 bits"
+    assert number <= DROP_REASONS_MAX, number
     return numbers
 
 

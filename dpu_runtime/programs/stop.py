@@ -1,6 +1,6 @@
 """`dpu stop`: end a daemon in order, or the data plane that a killed one left.
 
-Source: unix(7) (SO_PEERCRED: whoever listens), pidfd_open(2), flock(2).
+Source: pidfd_open(2), flock(2).
 Not:  how a daemon ends (control/daemon.py), how a data plane does (plane/dataplane.py).
 """
 
@@ -10,10 +10,10 @@ import os
 import select
 import signal
 import socket
-import struct
 
 from dpu_runtime.config.errors import DaemonError
 from dpu_runtime.config.places import ADOPT_SOCKET, LOCK
+from dpu_runtime.drivers.linux.peer import peer_pid
 from dpu_runtime.plane import channel
 
 DAEMON_TIMEOUT_S = 30.0
@@ -73,8 +73,7 @@ def end_data_plane(state_dir):
 
 def _listener(sock):
     """(number, pidfd) of the process that listens where `sock` is connected to. Raises DaemonError."""
-    size = struct.calcsize("3i")
-    pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    pid = peer_pid(sock)
     try:
         return pid, os.pidfd_open(pid)
     except (OSError, ValueError) as error:

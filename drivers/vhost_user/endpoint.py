@@ -95,8 +95,3 @@ def connect(path):
         sock.close()
         raise
     return sock
-
-
-def peer_pid(sock):
-    """Process that made the other end, unix(7) SO_PEERCRED."""
-    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")

@@ -12,6 +12,7 @@ import random
 import socket
 import threading
 
+from dpu_runtime.drivers.linux.peer import peer_pid
 from dpu_runtime.drivers.port import Kind
 from dpu_runtime.drivers.vhost_user import QUEUE_PAIRS_MAX, capabilities, endpoint
 from dpu_runtime.drivers.vhost_user.context import Offer
@@ -213,7 +214,7 @@ class VhostUserPort:
         """Serve the connection there is to its end; returns whether anything was negotiated on it."""
         sock = socket.socket(fileno=self._descriptors.fd(self._state.socket))
         try:
-            self._peer_pid = endpoint.peer_pid(sock)
+            self._peer_pid = peer_pid(sock)
             log.info("port %s: connected to process %d", self.name, self._peer_pid)
             self._session = Session(
                 self.name,
